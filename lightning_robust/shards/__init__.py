@@ -1,1 +1,33 @@
-"""shards."""
+"""WebDataset shards: pack, index, check and read. Knows tar and image files, nothing of models.
+
+Names are loaded on first use, so that the command line can show its help without numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_robust.shards.decode import decode_image
+    from lightning_robust.shards.index import ShardIndex
+    from lightning_robust.shards.opening import open_index
+    from lightning_robust.shards.packing import Sample, pack
+    from lightning_robust.shards.reader import SampleReader
+
+__all__ = ["Sample", "SampleReader", "ShardIndex", "decode_image", "open_index", "pack"]
+
+_HOMES = {
+    "Sample": "packing",
+    "SampleReader": "reader",
+    "ShardIndex": "index",
+    "decode_image": "decode",
+    "open_index": "opening",
+    "pack": "packing",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
