@@ -44,7 +44,7 @@ def jacobian_spectrum(gradient: Tensor) -> Tensor:
     if gradient.dtype in (torch.float16, torch.bfloat16):
         gradient = gradient.float()
     with torch.autocast(gradient.device.type, enabled=False):
-        modulus = torch.fft.rfft2(gradient).abs().mean(dim=(0, 1))
+        modulus: Tensor = torch.fft.rfft2(gradient).abs().mean(dim=(0, 1))
     return modulus[: gradient.shape[-2] // 2 + 1]
 
 
