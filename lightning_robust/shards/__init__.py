@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from lightning_robust.shards.decode import decode_image
     from lightning_robust.shards.index import ShardIndex
     from lightning_robust.shards.opening import open_index
-    from lightning_robust.shards.packing import Sample, pack
+    from lightning_robust.shards.packing import pack
     from lightning_robust.shards.reader import SampleReader
+    from lightning_robust.shards.writing import Sample
 
 __all__ = ["Sample", "SampleReader", "ShardIndex", "decode_image", "open_index", "pack"]
 
 _HOMES = {
-    "Sample": "packing",
+    "Sample": "writing",
     "SampleReader": "reader",
     "ShardIndex": "index",
     "decode_image": "decode",

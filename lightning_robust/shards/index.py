@@ -104,8 +104,10 @@ class ShardIndex:
         return f"sample {sample}" + (f" ({member!r})" if member else "") + f" of shard {path!r}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        table = np.array(self.table) if self.table_file is None else None
-        return _restore, (self.paths, self.counts, self.sizes, self.classes, table, self.has_labels, self.table_file)
+        # the file goes when other shards of the folder are indexed; the map of it stays good
+        file = self.table_file if self.table_file is not None and Path(self.table_file).is_file() else None
+        table = np.array(self.table) if file is None else None
+        return _restore, (self.paths, self.counts, self.sizes, self.classes, table, self.has_labels, file)
 
 
 def _restore(

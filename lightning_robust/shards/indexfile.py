@@ -126,6 +126,12 @@ def read_folder_index(folder: str, fields: Fields) -> FolderIndex:
     return FolderIndex(folder, listed, load_table(table_file, _rows_expected(listed)), table_file, named, extra)
 
 
+def read_checksums(folder: str) -> dict[str, str]:
+    """SHA-256 of the shards of a folder, by file name, where its index has one."""
+    entries = read_folder_index(folder, Fields((), None)).shards
+    return {name: str(entry.extra["sha256"]) for name, entry in entries.items() if "sha256" in entry.extra}
+
+
 def write_folder_index(index: FolderIndex, fields: Fields) -> FolderIndex:
     """Write the index of a folder (the caller holds :func:`index_lock`) and return it mapped from disk."""
     from lightning_robust import __version__
