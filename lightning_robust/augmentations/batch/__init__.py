@@ -1,0 +1,1 @@
+"""Kornia augmentations: whole batches, on the device."""

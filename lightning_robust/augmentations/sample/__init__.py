@@ -1,0 +1,1 @@
+"""Albumentations transforms: single images, in the workers."""
