@@ -83,7 +83,8 @@ def _row(descriptor: int, path: str, key: str, sample: dict[str, Member], fields
         return image.offset, image.size, -1
     label = sample.get(fields.label_key)
     if label is None:
-        raise ShardError(_lacks(path, key, "a label", (fields.label_key,), sample) + " Or read it with label_key=None.")
+        lacks = _lacks(path, key, "a label", (fields.label_key,), sample)
+        raise ShardError(f"{lacks} A set without labels is read with label_key=None (--no-labels).")
     text = os.pread(descriptor, min(label.size, _MAX_LABEL_BYTES), label.offset).strip()
     if label.size > _MAX_LABEL_BYTES or not text.isdigit() or len(text) > 18:
         raise ShardError(

@@ -16,6 +16,7 @@ from lightning_robust.shards.imagesize import image_size
 from lightning_robust.shards.tar import BLOCK, MAX_MEMBER_BYTES
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_MAX_KEY = 90
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 
@@ -55,17 +56,15 @@ class ShardWriter:
         too_large = self._max_bytes is not None and self._bytes + size > self._max_bytes
         if self._file is None or self._samples == self._samples_per_shard or (too_large and self._samples):
             self._next()
-        try:
-            self._tar.write({"__key__": sample.key, extension: image, "cls": str(sample.target).encode()})
-        except ValueError as error:
-            raise InputError(f"Sample {sample.key!r} cannot be written to a tar: {error}. Shorten its key.") from error
+        self._tar.write({"__key__": sample.key, extension: image, "cls": str(sample.target).encode()})
         self._samples += 1
         self._bytes += size
 
     def _check(self, sample: Sample, num_classes: int | None) -> None:
-        if not _KEY.fullmatch(sample.key):
+        if not _KEY.fullmatch(sample.key) or len(sample.key) > _MAX_KEY:
             raise InputError(
-                f"The key {sample.key!r} must be made of letters, digits, '_', '-' and '/': readers cut it at a dot."
+                f"The key {sample.key!r} must be made of at most {_MAX_KEY} letters, digits, '_', '-' and '/': readers "
+                "cut it at a dot, and a tar header has 100 bytes for it."
             )
         if sample.key in self._seen:
             raise InputError(f"The key {sample.key!r} occurs twice; keys must be unique in the set.")
