@@ -3,13 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_robust.attacks.losses import cross_entropy, margin
 from lightning_robust.errors import InputError
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**31), shift=st.floats(-100, 100), classes=st.integers(2, 6))
 def test_margin_equals_loops_and_ignores_a_shift(seed, shift, classes):
     generator = torch.Generator().manual_seed(seed)
