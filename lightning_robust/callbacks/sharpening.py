@@ -1,0 +1,100 @@
+"""Publish sharpened images in the steps of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_robust.callbacks.callback import StepCallback
+from lightning_robust.callbacks.contribution import Step
+from lightning_robust.callbacks.pictures import log_picture, side_by_side
+from lightning_robust.functional import alpha_for_psnr, laplacian_sharpen, texture_intensity
+from lightning_robust.images import ImageSpec
+
+
+class PreemptiveSharpening(StepCallback):
+    """Sharpen every image before the step sees it, as its owner would before publishing it.
+
+    The method (arXiv 2603.25244) changes published inputs and leaves training alone, so it acts in evaluation. Adding
+    ``"train"`` to ``stages`` is our ablation, not the paper's.
+
+    Args:
+        alpha: strength of the Laplacian.
+        stages: where it acts.
+        neighbors: 4 or 8.
+        normalize: divide the Laplacian by ``neighbors``.
+        levels: 256 rounds to 8 bits as a published image is; None leaves it continuous.
+        psnr: in dB; picks alpha per image so that the published image has this distortion, instead of ``alpha``.
+        spec: how batches look, if no other callback says so.
+
+    Example:
+        >>> PreemptiveSharpening(0.15).stages
+        ('validate', 'test', 'predict')
+    """
+
+    transforms = True
+
+    def __init__(
+        self,
+        alpha: float = 0.15,
+        *,
+        stages: Collection[str] = ("validate", "test", "predict"),
+        neighbors: Literal[4, 8] = 4,
+        normalize: bool = False,
+        levels: int | None = 256,
+        psnr: float | None = None,
+        spec: ImageSpec | None = None,
+    ) -> None:
+        super().__init__(stages=stages, spec=spec)
+        self.alpha, self.neighbors, self.normalize = alpha, neighbors, normalize
+        self.levels, self.psnr = levels, psnr
+        self._pictured: set[tuple[str, int]] = set()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments as plain data."""
+        return super().settings() | {
+            "alpha": self.alpha,
+            "neighbors": self.neighbors,
+            "normalize": self.normalize,
+            "levels": self.levels,
+            "psnr": self.psnr,
+        }
+
+    def transform(self, step: Step) -> None:
+        """Publish the batch."""
+        before = step.image
+        if isinstance(before, Tensor):
+            step.image = self._publish(before)
+            self._report(step, before, step.image)
+        else:
+            step.image = [self._publish(one[None])[0] for one in before]
+
+    def _publish(self, image: Tensor) -> Tensor:
+        options: dict[str, Any] = {"neighbors": self.neighbors, "normalize": self.normalize, "levels": self.levels}
+        alpha = self.alpha if self.psnr is None else alpha_for_psnr(image, self.psnr, **options)
+        return laplacian_sharpen(image, alpha, **options)
+
+    def _report(self, step: Step, before: Tensor, after: Tensor) -> None:
+        trainer: pl.Trainer = step.module.trainer
+        if step.stage != "predict":
+            unit = 255.0 if before.dtype == torch.uint8 else 1.0
+            error = ((after.float() - before.float()) / unit).square().flatten(1).mean(1).clamp_min(1e-10)
+            values = {
+                "sharpening/psnr": (-10 * error.log10()).mean(),
+                "sharpening/texture": texture_intensity(after).mean(),
+            }
+            step.module.log_dict(
+                {f"{name}/{step.stage}": value for name, value in values.items()},
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=len(after),
+            )
+        if (step.stage, trainer.current_epoch) not in self._pictured and not trainer.sanity_checking:
+            self._pictured.add((step.stage, trainer.current_epoch))
+            scale = 255.0 if after.dtype == torch.uint8 else 1.0
+            log_picture(trainer, f"sharpening/{step.stage}", side_by_side(before[0] / scale, after[0] / scale))

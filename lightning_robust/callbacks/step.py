@@ -1,0 +1,291 @@
+"""The one place that touches a step: transforms before the user's step, penalties after it.
+
+A callback that acts inside a step derives from :class:`~lightning_robust.callbacks.callback.StepCallback` and is
+attached to the module for the length of one Trainer run. The wrapper is a bound method on the instance, so a deep copy
+of the module calls the copy, and pickling finds the class's own method again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lightning_robust.callbacks.contribution import Step, loss_of, with_loss
+from lightning_robust.errors import InputError, UnsupportedError
+from lightning_robust.images import BatchAdapter, ImageSpec, check_unit_range
+from lightning_robust.seeds import derive, derive_int
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from lightning_robust.callbacks.callback import StepCallback
+
+STAGES = {
+    "training_step": "train",
+    "validation_step": "validate",
+    "test_step": "test",
+    "predict_step": "predict",
+}
+_pipelines: WeakKeyDictionary[Any, StepPipeline] = WeakKeyDictionary()
+
+
+def attach(trainer: pl.Trainer, module: pl.LightningModule, callback: StepCallback) -> None:
+    """Let a callback take part in the steps of a module until :func:`detach`.
+
+    Raises:
+        UnsupportedError: if a step takes a ``dataloader_iter``, or an attack stands before a transform.
+        InputError: if two callbacks declare different image specs.
+    """
+    pipeline = _pipelines.get(module)
+    if pipeline is None:
+        pipeline = StepPipeline(module)
+        _pipelines[module] = pipeline
+    try:
+        pipeline.add(trainer, module, callback)
+    except Exception:
+        detach(module, callback)
+        raise
+
+
+def detach(module: pl.LightningModule, callback: StepCallback) -> None:
+    """Take a callback out of the steps; with the last one the module is as it was. Safe to call twice."""
+    pipeline = _pipelines.get(module)
+    if pipeline is None:
+        return
+    pipeline.remove(callback)
+    if not pipeline.callbacks:
+        pipeline.unwrap(module)
+        del _pipelines[module]
+
+
+def is_defined_by_user(module: object, name: str) -> bool:
+    """Whether a hook is the user's own and not Lightning's default."""
+    if name in vars(module):
+        return True
+    for cls in type(module).__mro__:
+        if name in vars(cls):
+            return not cls.__module__.startswith(("pytorch_lightning.", "lightning.pytorch."))
+    return False
+
+
+def declared_spec(module: pl.LightningModule, trainer: pl.Trainer) -> ImageSpec:
+    """Return the spec that a callback, the module or the data module declares; by default batches are [0, 1] images.
+
+    Raises:
+        InputError: if two of them differ.
+    """
+    declared: dict[str, ImageSpec] = {}
+    for callback in _callbacks_of(trainer):
+        spec = getattr(callback, "spec", None)
+        if isinstance(spec, ImageSpec):
+            declared[type(callback).__name__] = spec
+    for owner in (module, getattr(trainer, "datamodule", None)):
+        spec = getattr(owner, "image_spec", None)
+        if isinstance(spec, ImageSpec):
+            declared[f"{type(owner).__name__}.image_spec"] = spec
+    specs = list(declared.values())
+    if any(spec != specs[0] for spec in specs):
+        told = "; ".join(f"{name}: {spec}" for name, spec in declared.items())
+        raise InputError(f"The batches are described in different ways ({told}). Declare one ImageSpec, once.")
+    return specs[0] if specs else ImageSpec()
+
+
+class StepPipeline:
+    """The callbacks that take part in the steps of one module during one run."""
+
+    def __init__(self, module: pl.LightningModule) -> None:
+        self.callbacks: list[StepCallback] = []
+        self.adapter = BatchAdapter(ImageSpec())
+        self.seed = torch.initial_seed()
+        self._checked: set[str] = set()
+        self._counts: dict[str, tuple[int, int]] = {}
+        self._previous: dict[str, Any] = {}
+        for name in STAGES:
+            if name == "predict_step" or is_defined_by_user(module, name):
+                self._wrap(module, name)
+
+    def add(self, trainer: pl.Trainer, module: pl.LightningModule, callback: StepCallback) -> None:
+        """Add a callback at its place in ``trainer.callbacks``."""
+        if callback in self.callbacks:
+            return
+        for name in STAGES:
+            step = getattr(module, name, None)
+            if step is not None and "dataloader_iter" in inspect.signature(step).parameters:
+                raise UnsupportedError(
+                    f"{type(callback).__name__} acts on batches, but {type(module).__name__}.{name} takes a "
+                    f"dataloader_iter and fetches its own. Give {name} the signature (batch, batch_idx)."
+                )
+        order = {id(c): i for i, c in enumerate(_callbacks_of(trainer))}
+        self.callbacks.append(callback)
+        self.callbacks.sort(key=lambda c: order.get(id(c), len(order)))
+        attacker = None
+        for one in self.callbacks:
+            if attacker is not None and one.transforms and not one.attacks:
+                raise UnsupportedError(
+                    f"{type(attacker).__name__} stands before {type(one).__name__} in Trainer(callbacks=[...]), but "
+                    "an attack acts on the image that is published: put the attacking callback last."
+                )
+            attacker = one if one.attacks else attacker
+        self.adapter = BatchAdapter(declared_spec(module, trainer))
+
+    def remove(self, callback: StepCallback) -> None:
+        """Take a callback out."""
+        self.callbacks = [c for c in self.callbacks if c is not callback]
+
+    def unwrap(self, module: pl.LightningModule) -> None:
+        """Put the module's steps back as they were."""
+        for name, previous in self._previous.items():
+            if previous is None:
+                vars(module).pop(name, None)
+            else:
+                vars(module)[name] = previous
+        self._previous = {}
+
+    def run(self, module: pl.LightningModule, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Transform the batch, call the user's step once, add the penalties."""
+        inner = self._inner(module, name)
+        stage = STAGES[name]
+        active = [c for c in self.callbacks if c.acts_on(stage)]
+        if not active:
+            return inner(*args, **kwargs)
+        batch, rest = args[0], args[1:]
+        step = self._prepare(module, stage, batch, rest)
+        with _seeded(step.seed, step.device):
+            self._transform(step, active)
+            penalized = [c for c in active if c.penalizes and stage == "train" and torch.is_grad_enabled()]
+            wants_leaf = any(c.wants_input_gradient(step) for c in penalized)
+            if wants_leaf:
+                step.make_leaf()
+            with _second_order_attention() if wants_leaf else nullcontext():
+                output = inner(self._rebuild(batch, step), *rest, **kwargs)
+            step.output, step.loss = output, loss_of(output) if stage == "train" else None
+            if not penalized or step.loss is None:
+                return output
+            with torch.autocast(step.device.type, enabled=False):
+                terms = [callback.penalty(step) for callback in penalized]
+            return with_loss(output, torch.stack([step.loss, *(t.to(step.loss) for t in terms)]).sum())
+
+    def _wrap(self, module: pl.LightningModule, name: str) -> None:
+        original = getattr(module, name)
+        self._previous[name] = vars(module).get(name)
+
+        @functools.wraps(original)
+        def step(self: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
+            pipeline = _pipelines.get(self)
+            if pipeline is None:  # a copy of the module runs on its own
+                return getattr(type(self), name)(self, *args, **kwargs)
+            return pipeline.run(self, name, args, kwargs)
+
+        # functools.wraps points Lightning at the bound original; inspect would drop one parameter too many of that
+        step.__signature__ = inspect.signature(getattr(original, "__func__", original))  # type: ignore[attr-defined]
+        vars(module)[name] = types.MethodType(step, module)
+
+    def _inner(self, module: pl.LightningModule, name: str) -> Callable[..., Any]:
+        previous = self._previous.get(name)
+        if previous is not None:
+            return previous  # type: ignore[no-any-return]
+        return functools.partial(getattr(type(module), name), module)
+
+    def _prepare(self, module: pl.LightningModule, stage: str, batch: Any, rest: Sequence[Any]) -> Step:
+        image, target, error = None, None, None
+        try:
+            image, target = self.adapter.read(batch)
+            if stage not in self._checked:
+                check_unit_range(image, self.adapter.spec, f"the first {stage} batch")
+        except InputError as found:
+            error = found
+        if stage not in self._checked:
+            self._checked.add(stage)
+            self._agree(module.trainer, error, stage)
+        if error is not None or image is None:
+            raise error or InputError(f"No image was found in the {stage} batch.")
+        position = self._position(module, stage, rest)
+        return Step(
+            module=module,
+            stage=stage,
+            spec=self.adapter.spec,
+            received=image,
+            target=target,
+            seeds=self._seeds(module.trainer, stage, batch, image, position),
+            seed=derive_int(self.seed, stage, module.trainer.global_step, *position),
+        )
+
+    def _agree(self, trainer: pl.Trainer, error: InputError | None, stage: str) -> None:
+        """Raise on every rank what one rank found, so that none waits for another."""
+        if trainer.world_size > 1 and not trainer.strategy.reduce_boolean_decision(error is None):
+            raise error or InputError(
+                f"Another process found an error in its first {stage} batch; its message names the remedy."
+            )
+
+    def _transform(self, step: Step, active: Sequence[StepCallback]) -> None:
+        with torch.no_grad(), torch.autocast(step.device.type, enabled=False):
+            for callback in active:
+                if callback.transforms:
+                    callback.transform(step)
+                    if not callback.attacks:
+                        step.published = step.image
+
+    def _rebuild(self, batch: Any, step: Step) -> Any:
+        if not step.changed:
+            return batch
+        return self.adapter.write(batch, step.to_batch(step.image), step.target)
+
+    def _position(self, module: pl.LightningModule, stage: str, rest: Sequence[Any]) -> tuple[int, int, int]:
+        """Batch number, dataloader number and rank: what names a batch without sample ids."""
+        trainer = module.trainer
+        numbers = [n for n in rest if isinstance(n, int)]
+        if numbers:
+            batch_idx = numbers[0]
+        elif stage == "train":
+            batch_idx = trainer.fit_loop.batch_idx
+        else:
+            epoch, count = self._counts.get(stage, (-1, -1))
+            batch_idx = count + 1 if epoch == trainer.current_epoch else 0
+            self._counts[stage] = (trainer.current_epoch, batch_idx)
+        return batch_idx, numbers[1] if len(numbers) > 1 else 0, trainer.global_rank
+
+    def _seeds(self, trainer: pl.Trainer, stage: str, batch: Any, image: Any, position: tuple[int, ...]) -> Tensor:
+        device, count = image[0].device, len(image)
+        base = torch.tensor([self.seed], dtype=torch.int64, device=device)
+        ids = batch.get("index") if isinstance(batch, dict) else None
+        if ids is None:
+            ids = getattr(getattr(trainer, "datamodule", None), "batch_ids", None)
+        if isinstance(ids, Tensor) and ids.shape == (count,) and ids.dtype == torch.int64:
+            return derive(base, stage, trainer.current_epoch, ids.to(device))
+        return derive(base, stage, trainer.current_epoch, *position, torch.arange(count, device=device))
+
+
+class _seeded(AbstractContextManager[None]):
+    """Seed the global generators of CPU and device, and put their states back."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        self._seed, self._device = seed, device
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.default_generator.manual_seed(self._seed)
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                torch.cuda.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+def _second_order_attention() -> AbstractContextManager[None]:
+    """The fused attention kernels have no double backward; the plain one has."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _callbacks_of(trainer: pl.Trainer) -> list[Any]:
+    return list(getattr(trainer, "callbacks", []))
