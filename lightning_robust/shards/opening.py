@@ -17,7 +17,7 @@ from lightning_robust.shards.indexfile import (
     read_folder_index,
     write_folder_index,
 )
-from lightning_robust.shards.paths import Shards, expand_shards, matches
+from lightning_robust.shards.paths import Shards, expand_shards, glob_patterns
 from lightning_robust.shards.scan import Fields, scan_shard
 
 _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -72,12 +72,13 @@ def open_index(
 
 def _covers(known: FolderIndex, paths: list[str], shards: Shards) -> bool:
     """Tell whether every shard asked for is indexed; those that are must not have changed."""
-    for name, entry in known.shards.items():
-        path = str(Path(known.folder) / name)
-        if matches(path, shards) and not Path(path).is_file():
+    patterns = glob_patterns(shards)
+    for name in known.shards.keys() - {Path(path).name for path in paths}:
+        lost = Path(known.folder) / name
+        if any(lost.match(pattern) for pattern in patterns) and not lost.is_file():
             raise ShardError(
-                f"Shard {path!r} is missing: the index lists it with {entry.count} samples. Fetch it again, or "
-                f"{_REBUILD} if it was taken away on purpose."
+                f"Shard {str(lost)!r} is missing: the index lists it with {known.shards[name].count} samples. Fetch it "
+                f"again, or {_REBUILD} if it was taken away on purpose."
             )
     for path in paths:
         listed = known.shards.get(Path(path).name)

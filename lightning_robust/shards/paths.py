@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import os
 import re
@@ -36,11 +35,10 @@ def expand_shards(shards: Shards) -> list[str]:
     return paths
 
 
-def matches(path: str, shards: Shards) -> bool:
-    """Tell whether a glob or folder among ``shards`` stands for ``path``, be the file there or not."""
+def glob_patterns(shards: Shards) -> list[str]:
+    """List the absolute globs among ``shards``; a folder is the glob of its ``*.tar``."""
     entries = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
-    patterns = [pattern for entry in entries for pattern in _patterns(os.fspath(entry))]
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns if glob.has_magic(pattern))
+    return [pattern for entry in entries for pattern in _patterns(os.fspath(entry)) if glob.has_magic(pattern)]
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
