@@ -28,9 +28,8 @@ def factor(strengths: tuple[Fraction, ...], like: Tensor) -> float | Tensor:
 
 def continuous(batch: Tensor, strengths: tuple[Fraction, ...], neighbors: Neighbors, padding: Padding) -> Tensor:
     """Sharpen a floating batch without rounding; differentiable."""
-    plain = not (torch.is_grad_enabled() and batch.requires_grad)
-    if plain and len(strengths) == 1 and suits_opencv(batch):
-        return filter_planes(batch, _sharpening_kernel(strengths[0], neighbors), padding=padding).clamp_(0, 1)
+    if suits_opencv(batch) and not (torch.is_grad_enabled() and batch.requires_grad):
+        return _filter(batch, strengths, neighbors, padding).clamp_(0, 1)
     return clip_unit(batch + factor(strengths, batch) * laplacian(batch, neighbors=neighbors, padding=padding))
 
 
@@ -38,15 +37,10 @@ def rounded(
     batch: Tensor, strengths: tuple[Fraction, ...], neighbors: Neighbors, padding: Padding, *, top: int
 ) -> Tensor:
     """Sharpen on the grid of ``0..top``: by OpenCV on bytes where that is exact, else on integer-valued floats."""
-    if _bytes_are_exact(batch, strengths, neighbors, top):
-        # every exact value is a multiple of 1/q, so a quarter of that lifts ties and moves nothing else over one
-        values = filter_planes(
-            batch if batch.dtype == torch.uint8 else to_bytes(batch),
-            _sharpening_kernel(strengths[0], neighbors),
-            padding=padding,
-            delta=0.25 / strengths[0].denominator,
-        )
-        return values if batch.dtype == torch.uint8 else from_bytes(values)
+    if top == 255 and batch.dtype != torch.float64 and suits_opencv(batch) and _bytes_are_exact(strengths, neighbors):
+        if batch.dtype == torch.uint8:
+            return _filter(batch, strengths, neighbors, padding)
+        return from_bytes(_filter(to_bytes(batch), strengths, neighbors, padding))
     grid = batch.float() if batch.dtype == torch.uint8 else (batch * top).round().clamp_(0, top)
     values = add_rounded(grid, laplacian(grid, neighbors=neighbors, padding=padding), strengths, neighbors, top)
     if batch.dtype == torch.uint8:
@@ -55,13 +49,35 @@ def rounded(
     return values.to(batch.dtype) / batch.new_full((), top)
 
 
-def _bytes_are_exact(batch: Tensor, strengths: tuple[Fraction, ...], neighbors: Neighbors, top: int) -> bool:
-    """Whether OpenCV's float32 sums stay nearer to the true value than the quarter step that separates ties."""
-    if len(strengths) > 1 or top != 255 or batch.dtype == torch.float64 or not suits_opencv(batch):
-        return False
-    largest = 255 * (1 + 2 * neighbors * strengths[0])
-    error = largest * (2 * neighbors + 4) * 2.0**-24
-    return error < 0.25 / strengths[0].denominator
+def _filter(batch: Tensor, strengths: tuple[Fraction, ...], neighbors: Neighbors, padding: Padding) -> Tensor:
+    # one call per strength: OpenCV takes one kernel, and a sample stays in the cache
+    parts = [batch] if len(strengths) == 1 else [batch[i : i + 1] for i in range(len(batch))]
+    lift = batch.dtype == torch.uint8
+    filtered = [
+        filter_planes(
+            part,
+            _sharpening_kernel(strength, neighbors),
+            padding=padding,
+            delta=_tie_lift(strength) if lift else 0.0,
+        )
+        for part, strength in zip(parts, strengths, strict=True)
+    ]
+    return filtered[0] if len(filtered) == 1 else torch.cat(filtered)
+
+
+def _tie_lift(strength: Fraction) -> float:
+    """Half a step of the exact values, multiples of 1/q: it lifts the ties, which only an even q has."""
+    return 0.5 / strength.denominator if strength.denominator % 2 == 0 else 0.0
+
+
+def _bytes_are_exact(strengths: tuple[Fraction, ...], neighbors: Neighbors) -> bool:
+    """Whether OpenCV's float32 sums stay within the half step that then lies between any value and the next tie."""
+    for strength in strengths:
+        products, partial_sums = 1 + 2 * neighbors * strength, 1 + neighbors * strength
+        error = 255 * (2 * products + (neighbors + 2) * partial_sums) * Fraction(1, 2**24)
+        if error >= Fraction(1, 2 * strength.denominator):
+            return False
+    return True
 
 
 def _sharpening_kernel(strength: Fraction, neighbors: Neighbors) -> Tensor:

@@ -18,6 +18,8 @@ Alpha: TypeAlias = float | Sequence[float] | Tensor
 
 MAX_DENOMINATOR = 1000
 _SLACK = 1e-3
+# a normalization or a wrong scale shows in any row; to read all of them would cost a quarter of the filter's time
+_CHECKED_ROWS = 8
 
 
 def read_strengths(alpha: Alpha, batch: int, *, neighbors: Neighbors, normalize: bool) -> tuple[Fraction, ...]:
@@ -50,7 +52,7 @@ def rational(alpha: float) -> Fraction:
 
 
 def read_images(image: Tensor) -> Tensor:
-    """(B, C, H, W) from (C, H, W) or (B, C, H, W), with type and, on the CPU, range checked.
+    """(B, C, H, W) from (C, H, W) or (B, C, H, W), type checked and, on the CPU, the range of each eighth row.
 
     Raises:
         InputError: for another shape or type, for NaN, and for values outside [0, 1].
@@ -62,7 +64,7 @@ def read_images(image: Tensor) -> Tensor:
         )
     # elsewhere the answer would have to be waited for
     if image.device.type == "cpu" and image.is_floating_point() and image.numel() and not torch.compiler.is_compiling():
-        _check_range(image.detach())
+        _check_range(image.detach()[..., ::_CHECKED_ROWS, :])
     return image if image.ndim == 4 else image.unsqueeze(0)
 
 
@@ -100,7 +102,9 @@ def check_options(image: Tensor, *, neighbors: int, padding: str, levels: int | 
 
 
 def _check_range(image: Tensor) -> None:
-    low, high = (bound.item() for bound in image.aminmax())
+    # by NumPy: waking torch's threads for so few values costs more than reading them
+    values = image.float().numpy()
+    low, high = float(values.min()), float(values.max())
     if low >= -_SLACK and high <= 1 + _SLACK:
         return
     if math.isnan(low):

@@ -48,7 +48,8 @@ def laplacian_sharpen(
 
     Args:
         image: (B, C, H, W) or (C, H, W); floating in [0, 1], or uint8. Half precision is computed in float32. On the
-            CPU the range is checked; on other devices, where that would wait for the device, values are clipped.
+            CPU every eighth row is checked for its range and for NaN; on other devices, where that would wait for the
+            device, none. What no check meets is clipped.
         alpha: strength, one for all or one per sample, taken as the nearest fraction with a denominator up to 1,000.
         neighbors: 4 or 8 of them make the Laplacian.
         normalize: divide the Laplacian by ``neighbors``.
