@@ -1,7 +1,20 @@
 """Layers over the functions, and what is done to a model: surgery, restoring."""
 
 from lightning_robust.nn.jafr import JaFRLoss
+from lightning_robust.nn.pooling import ASAPPool2d, FLCPool2d
+from lightning_robust.nn.probe import find_unreached
+from lightning_robust.nn.report import SwapReport
+from lightning_robust.nn.restore import restore
+from lightning_robust.nn.surgery import apply_record, revert_downsampling, swap_downsampling
 
 __all__ = [
+    "ASAPPool2d",
+    "FLCPool2d",
     "JaFRLoss",
+    "SwapReport",
+    "apply_record",
+    "find_unreached",
+    "restore",
+    "revert_downsampling",
+    "swap_downsampling",
 ]
