@@ -5,6 +5,7 @@ Rank and world size only select slices of the plan, and the number of workers do
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -42,6 +43,12 @@ def train_batch_positions(batch: int, *, batch_size: int, rank: int = 0, world: 
     return start, start + batch_size
 
 
+def check_window(window: int) -> None:
+    """Refuse a window that holds no shard."""
+    if window < 1:
+        raise InputError(f"shuffle_window={window} is not a number of shards: give 1 or more.")
+
+
 class EpochOrder:
     """The order of the training samples in one epoch.
 
@@ -61,8 +68,7 @@ class EpochOrder:
     """
 
     def __init__(self, counts: Ids, *, seed: int, epoch: int, window: int) -> None:
-        if window < 1:
-            raise InputError(f"shuffle_window={window} is not a number of shards: give 1 or more.")
+        check_window(window)
         self._counts = np.asarray(counts, dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._path = (seed, epoch)
@@ -120,7 +126,7 @@ def count_evaluation_batches(samples: int, *, batch_size: int, world: int = 1) -
             f"{samples} samples cannot be evaluated once each in batches of 1 on {world} ranks, since a rank would "
             "get an empty batch: take eval_batch_size=2 or more, or a number of ranks that divides the samples."
         )
-    return -(-(-(-samples // world)) // batch_size)
+    return math.ceil(math.ceil(samples / world) / batch_size)
 
 
 def evaluation_batch(batch: int, *, samples: int, batch_size: int, rank: int = 0, world: int = 1) -> Ids:

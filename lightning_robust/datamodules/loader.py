@@ -1,0 +1,274 @@
+"""ShardLoader: uint8 batches from shards, by plan, for any training loop."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_robust.datamodules.epochs import EpochCursor, UnshuffledCursor
+from lightning_robust.datamodules.options import (
+    LoaderOptions,
+    ShardBatch,
+    as_size,
+    check_arguments,
+    checked_transform,
+)
+from lightning_robust.datamodules.ring import BufferRing
+from lightning_robust.datamodules.tasks import LoaderPlan
+from lightning_robust.datamodules.worker import BatchMaker, Made, SampleTransform, Task, limit_threads
+from lightning_robust.errors import InputError, RobustError, RobustWarning, UnsupportedError
+from lightning_robust.shards import ShardIndex
+
+logger = logging.getLogger(__name__)
+
+_STATE_VERSION = 1
+# besides the buffers of the tasks under way: the batch that the user holds, and the one he is about to get
+_EXTRA_BUFFERS = 2
+
+
+class ShardLoader:
+    """Streams uint8 batches of a shard set to one rank.
+
+    In training (``purpose="train"``) every rank gets the same number of full batches, in an order of its own for each
+    epoch. In evaluation every sample is in one batch of one rank, and every rank has the same number of batches. Which
+    samples are in a batch depends on the shards, the seed, the epoch and the global batch size alone.
+
+    Every pass is a new epoch; ``loader.sampler.set_epoch`` chooses one. One pass at a time: a new one ends the former.
+
+    Args:
+        index: the shards, from :func:`lightning_robust.shards.open_index`.
+        batch_size: samples per rank and batch; the most of them in evaluation.
+        purpose: ``"train"`` or ``"evaluate"``.
+        shuffle: give every training epoch its own order; False takes the samples as they lie in the shards.
+        seed: seed of the order and of ``sample_transform``.
+        shuffle_window: shards that are mixed with each other.
+        rank: number of this process among those that share the data.
+        world: number of such processes.
+        num_workers: worker processes; 0 decodes in this one.
+        image_size: height and width (or one number for both): images are scaled to cover it and cropped at the center.
+        sample_transform: Albumentations transform of (H, W, C) uint8 images, seeded by (seed, epoch, sample id).
+        on_error: ``"raise"``, or ``"skip"`` to replace a training sample that cannot be decoded by the next good one
+            and count it in :attr:`skipped`.
+        options: how workers are run.
+
+    Raises:
+        InputError: if the data cannot be split exactly, or an argument is not what it should be.
+
+    Example::
+
+        for batch in ShardLoader(open_index("shards/"), batch_size=64, num_workers=2):
+            image = batch.image.float() / 255
+    """
+
+    # Lightning asks for it next to ``sampler``
+    batch_sampler = None
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        *,
+        batch_size: int,
+        purpose: Literal["train", "evaluate"] = "train",
+        shuffle: bool = True,
+        seed: int = 0,
+        shuffle_window: int = 16,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+        image_size: int | tuple[int, int] | None = None,
+        sample_transform: SampleTransform | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        options: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
+    ) -> None:
+        check_arguments(batch_size, purpose, num_workers, rank, world, on_error)
+        self.index = index
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.num_workers, self.options = num_workers, options
+        self.skipped: dict[int, str] = {}
+        self._plan = LoaderPlan(
+            counts=index.counts,
+            batch_size=batch_size,
+            rank=rank,
+            world=world,
+            train=purpose == "train",
+            shuffle=purpose == "train" and shuffle,
+            seed=seed,
+            window=shuffle_window,
+        )
+        self.sampler = EpochCursor() if self._plan.shuffle else UnshuffledCursor()
+        self._maker = BatchMaker(
+            index,
+            seed=seed,
+            image_size=as_size(image_size),
+            sample_transform=checked_transform(sample_transform),
+            on_error=on_error,
+        )
+        self._shape: tuple[int, ...] | None = None
+        self._ring: BufferRing | None = None
+        self._feed = _Feed()
+        self._workers: DataLoader[Made | RobustError] | None = None
+        self._running: Any = None
+        self._pass = 0
+
+    def __len__(self) -> int:
+        return self._plan.batches
+
+    # A generator function: Lightning calls iter() once only to see whether it works, and set_epoch after the second.
+    def __iter__(self) -> Iterator[ShardBatch]:
+        self._pass += 1
+        this_pass = self._pass
+        epoch, consumed = self.sampler.begin()
+        first = consumed // self._plan.global_batch
+        labels = self.index.labels
+        results = self._results(epoch, first)
+        try:
+            for number in range(first, len(self)):
+                made = self._received(results)
+                ids = torch.tensor(made.ids)
+                target = None if labels is None else torch.from_numpy(labels[made.ids].astype(np.int64))
+                # the batch counts as delivered before it is yielded: a checkpoint is written while the loop holds it
+                self.sampler.advance((number + 1) * self._plan.global_batch)
+                yield ShardBatch(self._image(made), target, ids, epoch, number, self._plan.train)
+                if self._pass != this_pass:
+                    raise UnsupportedError(
+                        "This pass over a ShardLoader cannot go on, since another was begun or the loader was closed: "
+                        "go through one at a time."
+                    )
+        finally:
+            if self._pass == this_pass and not self.options.persistent_workers:
+                self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data to go on from; the same on every rank."""
+        epoch, consumed = self.sampler.position()
+        return {
+            "version": _STATE_VERSION,
+            "data": self._describe(),
+            "fingerprint": self.index.fingerprint,
+            "order": self._plan.settings(),
+            "epoch": epoch,
+            "consumed": consumed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next pass go on after the last batch that was delivered.
+
+        Raises:
+            InputError: as :meth:`check_state`.
+        """
+        self.check_state(state)
+        self.sampler.resume(state["epoch"], state["consumed"])
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Check that a state can be gone on from with these shards and settings.
+
+        Raises:
+            InputError: if the state belongs to other shards or to another order of batches.
+        """
+        if state["fingerprint"] != self.index.fingerprint:
+            raise InputError(
+                f"The checkpoint was made on {state['data']} and the run reads {self._describe()}: resume on the same "
+                "shards, or load the weights alone (load_from_checkpoint) to start anew on others."
+            )
+        found, own = state["order"], self._plan.settings()
+        changed = [f"{k}={found.get(k)} there and {own[k]} here" for k in own if found.get(k) != own[k]]
+        if changed or state["version"] != _STATE_VERSION:
+            raise InputError(
+                f"The checkpoint cannot be resumed with another order of batches ({', '.join(changed)}; version "
+                f"{state['version']}, ours is {_STATE_VERSION}): use the same settings (the batch size of all ranks "
+                "together counts), or load the weights alone (load_from_checkpoint)."
+            )
+
+    def close(self) -> None:
+        """Stop the workers, and with them a pass that is under way; a later pass starts new ones."""
+        self._pass += 1
+        if self._running is not None:
+            # left to the garbage collector, workers with tasks in hand would hold it up for seconds
+            self._running._shutdown_workers()
+        self._running = self._workers = self._ring = self._maker.buffers = None
+
+    def _results(self, epoch: int, first: int) -> Iterator[Made | RobustError]:
+        if self._shape is None:
+            self._shape = self._maker.image_shape()
+        if self.num_workers == 0:
+            return map(self._maker.__getitem__, self._plan.tasks(epoch, first, self._shape, None))
+        if self._workers is None:
+            self._workers = self._started_workers(self._shape)
+        self._feed.tasks = self._plan.tasks(epoch, first, self._shape, self._ring)
+        results: Iterator[Made | RobustError] = iter(self._workers)
+        self._running = results
+        return results
+
+    def _started_workers(self, shape: tuple[int, ...]) -> DataLoader[Made | RobustError]:
+        if self.options.recycle:
+            slots = min(self.num_workers * self.options.prefetch_factor, len(self)) + _EXTRA_BUFFERS
+            self._ring = BufferRing(slots, (self.batch_size, *shape))
+            self._maker.buffers = self._ring.buffers
+        return DataLoader(
+            self._maker,  # type: ignore[arg-type]
+            sampler=self._feed,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            prefetch_factor=self.options.prefetch_factor,
+            persistent_workers=self.options.persistent_workers,
+            multiprocessing_context=self.options.start_method,
+            worker_init_fn=limit_threads,
+        )
+
+    def _received(self, results: Iterator[Made | RobustError]) -> Made:
+        try:
+            made = next(results)
+        except BaseException:
+            self.close()
+            raise
+        if isinstance(made, RobustError):
+            self.close()
+            raise made
+        self._report(made.skipped)
+        return made
+
+    def _image(self, made: Made) -> Tensor:
+        if isinstance(made.images, Tensor):
+            image = made.images
+        elif self._ring is not None:
+            image = self._ring.lend(made.images, len(made.ids))
+        image = image.permute(0, 3, 1, 2)
+        return image.pin_memory() if self.options.pin_memory else image
+
+    def _report(self, skipped: dict[int, str]) -> None:
+        fresh = {sample: reason for sample, reason in skipped.items() if sample not in self.skipped}
+        if fresh and not self.skipped:
+            warnings.warn(
+                f"A sample was skipped and replaced by the next good one: {next(iter(fresh.values()))} "
+                "Others are logged and counted in ShardLoader.skipped.",
+                RobustWarning,
+                stacklevel=4,
+            )
+        for reason in fresh.values():
+            logger.warning("Skipped, as on_error='skip' asks: %s", reason)
+        self.skipped.update(fresh)
+
+    def _describe(self) -> str:
+        paths = self.index.paths
+        return f"{len(self.index)} samples in {len(paths)} shards from {paths[0]!r} on"
+
+
+class _Feed:
+    """The sampler of the inner DataLoader; holds the tasks of the running pass."""
+
+    tasks: Iterator[Task] = iter(())
+
+    def __iter__(self) -> Iterator[Task]:
+        return self.tasks
+
+
+def _as_it_is(made: Any) -> Any:
+    return made

@@ -1,0 +1,264 @@
+"""ShardDataModule: WebDataset shards in, float batches on the device out, exact and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_robust.datamodules.loader import ShardLoader
+from lightning_robust.datamodules.options import LoaderOptions, ShardBatch, as_size, checked_transform
+from lightning_robust.datamodules.transfer import augment, unit_float
+from lightning_robust.errors import InputError
+from lightning_robust.seeds import derive_int
+from lightning_robust.shards import ShardIndex, open_index
+
+SetName: TypeAlias = Literal["train", "val", "test", "predict"]
+
+_SETS: tuple[SetName, ...] = ("train", "val", "test", "predict")
+_SETS_OF_STAGE: dict[str, tuple[SetName, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+class ShardDataModule(pl.LightningDataModule):
+    """Feeds WebDataset shards to a Trainer.
+
+    Training gives every rank the same number of full batches, in a new and reproducible order every epoch. Evaluation
+    sees every sample exactly once, at any number of ranks and workers, with the same number of batches on each rank.
+    A run that was killed goes on at the very sample. Batches are uint8 until they are on the device; there they become
+    floats in [0, 1] and, in training, go through ``batch_transform``. The ids of the batch that was transferred last
+    are in :attr:`batch_ids`; training samples that were skipped on this rank are in :attr:`skipped`, with the reason.
+
+    Args:
+        train: shards of the training set: a local path, glob, brace pattern or folder, or a list of these.
+        val: shards of the validation set.
+        test: shards of the test set.
+        predict: shards of the set to predict.
+        batch_size: samples per rank and training batch.
+        eval_batch_size: samples per rank and evaluation batch, at most; None takes ``batch_size``.
+        num_workers: worker processes per loader; 0 decodes in the training process.
+        image_size: height and width, or one number for both; images are scaled to cover it and cropped at the center.
+            None takes images as they are, which must then have one size.
+        seed: seed of the order and of all augmentation.
+        shuffle_window: shards that are mixed with each other.
+        sample_transform: Albumentations transform of single training images, (H, W, C) uint8, in the workers.
+        batch_transform: Kornia augmentation of training batches, or any module from images to images, on the device.
+        batch_format: ``"tuple"`` for ``(image, target)``, or the bare image where there are no labels; ``"dict"`` for
+            ``image``, ``target`` and ``index``.
+        num_classes: if given, every label must be below it.
+        label_key: extension of the member that holds the class number; None for shards without labels.
+        on_error: what to do with a training sample that does not decode: ``"raise"``, or ``"skip"`` to take the next
+            good one instead and count it in :attr:`skipped`. Evaluation always raises.
+        loader: how workers are run.
+
+    Raises:
+        InputError: if an argument is not what it should be, or a label is outside the classes.
+        ShardError: from ``prepare_data`` or ``setup``, if a shard is missing or damaged.
+
+    Example:
+        >>> data = ShardDataModule(train="cifar10/train-*.tar", val="cifar10/val-*.tar", batch_size=128)
+        >>> data.batch_size, data.shards["test"]  # no shard is opened before prepare_data and setup
+        (128, None)
+    """
+
+    def __init__(
+        self,
+        train: str | list[str] | None = None,
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        predict: str | list[str] | None = None,
+        *,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int = 2,
+        image_size: int | tuple[int, int] | None = None,
+        seed: int = 0,
+        shuffle_window: int = 16,
+        sample_transform: Callable[..., Any] | None = None,
+        batch_transform: nn.Module | None = None,
+        batch_format: Literal["tuple", "dict"] = "tuple",
+        num_classes: int | None = None,
+        label_key: str | None = "cls",
+        on_error: Literal["raise", "skip"] = "raise",
+        loader: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        if batch_format not in ("tuple", "dict"):
+            raise InputError(f"batch_format={batch_format!r} is unknown: give 'tuple' or 'dict'.")
+        self.shards: dict[SetName, str | list[str] | None] = {
+            "train": train,
+            "val": val,
+            "test": test,
+            "predict": predict,
+        }
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.image_size = as_size(image_size)
+        self.seed = seed
+        self.shuffle_window = shuffle_window
+        self.sample_transform = checked_transform(sample_transform)
+        self.batch_transform = batch_transform
+        self.batch_format = batch_format
+        self.num_classes = num_classes
+        self.label_key = label_key
+        self.on_error: Literal["raise", "skip"] = on_error
+        self.loader = loader
+        self.batch_ids: Tensor | None = None
+        self.skipped: dict[int, str] = {}
+        self._indexes: dict[SetName, ShardIndex] = {}
+        self._loaders: dict[SetName, ShardLoader] = {}
+
+    def index(self, name: SetName) -> ShardIndex:
+        """Index of one of the sets, opened on first use.
+
+        Raises:
+            InputError: if no shards were given for it, or a label is not below ``num_classes``.
+            ShardError: if a shard is missing or damaged.
+        """
+        if name not in self._indexes:
+            self._indexes[name] = self._open(name)
+        return self._indexes[name]
+
+    def prepare_data(self) -> None:
+        """Index the shards that have no index yet; Lightning calls this in one process of each node."""
+        for name in self._needed(None):
+            self._open(name, progress=True)
+
+    def setup(self, stage: str) -> None:
+        """Open the indexes that a stage needs."""
+        self.__dict__.pop("val_dataloader", None)
+        if self._fitting and self.shards["val"] is None:
+            # Lightning warns of an empty list of loaders; a hook that is None counts as not there
+            self.__dict__["val_dataloader"] = None
+        for name in self._needed(stage):
+            self.index(name)
+
+    def train_dataloader(self) -> ShardLoader:
+        """Shuffled full batches; in a fixed order under ``overfit_batches``."""
+        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
+        loader = self._loader(
+            "train",
+            batch_size=self.batch_size,
+            purpose="train",
+            shuffle=not overfit,
+            sample_transform=self.sample_transform,
+            on_error=self.on_error,
+        )
+        loader.skipped = self.skipped
+        return loader
+
+    def val_dataloader(self) -> ShardLoader:
+        """Every validation sample once."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> ShardLoader:
+        """Every test sample once."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> ShardLoader:
+        """Every sample to predict once."""
+        return self._evaluation_loader("predict")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, make its images floats, and augment it if it is a training batch."""
+        if not isinstance(batch, ShardBatch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        target = None if batch.target is None else batch.target.to(device, non_blocking=True)
+        with torch.no_grad():
+            image = unit_float(batch.image, device)
+            if batch.training and self.batch_transform is not None:
+                seed = derive_int(self.seed, "batch transform", batch.epoch, batch.number, self._share()[0])
+                image, target = augment(self.batch_transform, image, target, seed=seed)
+            if self.trainer is not None:
+                # the Trainer's own conversion came before, and passes integers by
+                image = self.trainer.precision_plugin.convert_input(image)
+        self.batch_ids = batch.ids.to(device, non_blocking=True)
+        if self.batch_format == "dict":
+            parts = {"image": image, "target": target, "index": self.batch_ids}
+            return {name: part for name, part in parts.items() if part is not None}
+        return image if target is None else (image, target)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the training order depends on; where in it a run is, Lightning asks of the loader."""
+        loader = self._loaders.get("train")
+        return {} if loader is None else {"train": loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume training on other data or in another order.
+
+        Lightning hands the state of a loader back in mid-epoch only; this one it always hands back.
+
+        Raises:
+            InputError: naming both sets of shards, or the settings that differ.
+        """
+        if self._fitting and "train" in state_dict and self.shards["train"] is not None:
+            self.train_dataloader().check_state(state_dict["train"])
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002
+        """Stop the workers."""
+        self.__dict__.pop("val_dataloader", None)
+        for loader in self._loaders.values():
+            loader.close()
+
+    def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002
+        """Stop the workers; Lightning calls this in place of ``teardown`` when a run raises."""
+        self.teardown("")
+
+    @property
+    def _fitting(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == "fit"
+
+    def _needed(self, stage: str | None) -> tuple[SetName, ...]:
+        if stage is None and self.trainer is not None and self.trainer.state.fn is not None:
+            stage = self.trainer.state.fn
+        names = _SETS if stage is None else _SETS_OF_STAGE[str(getattr(stage, "value", stage))]
+        return tuple(name for name in names if self.shards[name] is not None)
+
+    def _open(self, name: SetName, *, progress: bool = False) -> ShardIndex:
+        shards = self.shards[name]
+        if shards is None:
+            raise InputError(f"No {name} shards were given: ShardDataModule({name}='folder/*.tar').")
+        index = open_index(shards, label_key=self.label_key, progress=progress)
+        if self.num_classes is not None and index.labels is not None:
+            outside = (index.labels < 0) | (index.labels >= self.num_classes)
+            if outside.any():
+                first = int(outside.argmax())
+                raise InputError(
+                    f"Label {index.labels[first]} of {index.describe(first)} is not one of {self.num_classes} classes "
+                    f"(0 to {self.num_classes - 1}); {int(outside.sum())} of {len(index)} labels are outside. Correct "
+                    f"num_classes={self.num_classes}, or the labels of the {name} shards."
+                )
+        return index
+
+    def _evaluation_loader(self, name: SetName) -> ShardLoader:
+        size = self.batch_size if self.eval_batch_size is None else self.eval_batch_size
+        return self._loader(name, batch_size=size, purpose="evaluate")
+
+    def _loader(self, name: SetName, **settings: Any) -> ShardLoader:
+        rank, world = self._share()
+        loader = ShardLoader(
+            self.index(name),
+            seed=self.seed,
+            shuffle_window=self.shuffle_window,
+            rank=rank,
+            world=world,
+            num_workers=self.num_workers,
+            image_size=self.image_size,
+            options=self.loader,
+            **settings,
+        )
+        self._loaders[name] = loader
+        return loader
+
+    def _share(self) -> tuple[int, int]:
+        """Rank and number of the processes that share the data (tensor-parallel ones read the same)."""
+        share = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if share is None else (share["rank"], share["num_replicas"])

@@ -1,0 +1,95 @@
+"""The tasks that a loader hands to its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_robust.datamodules.plan import (
+    EpochOrder,
+    Ids,
+    check_window,
+    count_evaluation_batches,
+    count_train_batches,
+    evaluation_batch,
+    train_batch_positions,
+)
+from lightning_robust.datamodules.ring import BufferRing
+from lightning_robust.datamodules.worker import Task
+
+
+@dataclass(frozen=True)
+class LoaderPlan:
+    """The batches of one rank.
+
+    Knows nothing of the loader that uses it: a task generator that referred to the loader would keep it, and its
+    workers, alive after a pass that was left early.
+
+    Args:
+        counts: samples per shard, int64, shape (S,).
+        batch_size: samples per rank and batch; the most of them in evaluation.
+        rank: number of this process among those that share the data.
+        world: number of such processes.
+        train: training or evaluation.
+        shuffle: whether every training epoch has its own order.
+        seed: seed of the order.
+        window: shards that are mixed with each other.
+    """
+
+    counts: Ids
+    batch_size: int
+    rank: int
+    world: int
+    train: bool
+    shuffle: bool
+    seed: int
+    window: int
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+        _ = self.batches
+
+    @property
+    def samples(self) -> int:
+        """Samples of the set."""
+        return int(self.counts.sum())
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        count = count_train_batches if self.train else count_evaluation_batches
+        return count(self.samples, batch_size=self.batch_size, world=self.world)
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of one batch of all ranks together."""
+        return self.batch_size * self.world
+
+    def settings(self) -> dict[str, int | bool]:
+        """What the order of the batches depends on, besides the shards; the same on every rank."""
+        return {
+            "seed": self.seed,
+            "shuffle_window": self.window,
+            "shuffle": self.shuffle,
+            "global_batch_size": self.global_batch,
+        }
+
+    def tasks(self, epoch: int, first: int, shape: tuple[int, ...], ring: BufferRing | None) -> Iterator[Task]:
+        """Tasks of an epoch from batch ``first`` on, each with a free buffer of the ring if there is one."""
+        if ring is not None:
+            # torch asks for the first task when the workers have let go of those of a pass that was left early
+            ring.reclaim()
+        order = EpochOrder(self.counts, seed=self.seed, epoch=epoch, window=self.window)
+        for number in range(first, self.batches):
+            slot = None if ring is None else ring.take()
+            yield Task(slot, epoch, self._ids(number, order).tolist(), shape)
+
+    def _ids(self, number: int, order: EpochOrder) -> Ids:
+        if not self.train:
+            return evaluation_batch(
+                number, samples=self.samples, batch_size=self.batch_size, rank=self.rank, world=self.world
+            )
+        start, stop = train_batch_positions(number, batch_size=self.batch_size, rank=self.rank, world=self.world)
+        return order.ids(start, stop) if self.shuffle else np.arange(start, stop, dtype=np.int64)

@@ -1,0 +1,176 @@
+"""What a loader worker does: a list of sample ids in, one uint8 batch out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightning_robust.errors import InputError, RobustError, ShardError
+from lightning_robust.seeds import derive
+from lightning_robust.shards import SampleReader, ShardIndex, decode_image
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+SampleTransform: TypeAlias = Callable[..., Any]
+
+_MOST_SKIPPED_IN_A_ROW = 100
+
+
+class Task(NamedTuple):
+    """One batch to make: the buffer to fill (None for a new one), the epoch, the sample ids, the image shape."""
+
+    slot: int | None
+    epoch: int
+    ids: list[int]
+    shape: tuple[int, ...]
+
+
+class Made(NamedTuple):
+    """A batch that was made.
+
+    Its images are in the buffer of that number or in a tensor of their own, (B, H, W, C); then the ids that are in it,
+    and the ids that were skipped with the reason.
+    """
+
+    images: int | Tensor
+    ids: list[int]
+    skipped: dict[int, str]
+
+
+def limit_threads(_: int) -> None:
+    """Keep a worker process to one thread; the number of workers is the parallelism."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def fit_image(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """Scale an image until it just covers ``size`` and crop the center; the aspect ratio is kept.
+
+    Args:
+        image: uint8, (H, W, C).
+        size: height and width in pixels.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return image
+    scale = max(size[0] / height, size[1] / width)
+    scaled = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    image = np.asarray(cv2.resize(image, scaled[::-1], interpolation=method), dtype=np.uint8)
+    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
+    return image[top : top + size[0], left : left + size[1]]
+
+
+class BatchMaker:
+    """Reads, decodes, transforms and collates samples; a map-style data set whose keys are tasks.
+
+    Args:
+        index: the shards.
+        seed: seed of the run.
+        image_size: height and width that every image is brought to, or None to take images as they are.
+        sample_transform: Albumentations transform for (H, W, C) uint8 images, or None.
+        on_error: what to do with a sample that cannot be read or decoded.
+    """
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        *,
+        seed: int,
+        image_size: tuple[int, int] | None,
+        sample_transform: SampleTransform | None,
+        on_error: Literal["raise", "skip"],
+    ) -> None:
+        self._index = index
+        self._reader = SampleReader(index)
+        self._seed = seed
+        self._image_size = image_size
+        self._transform = sample_transform
+        self._on_error = on_error
+        self.buffers: Tensor | None = None
+
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape (H, W, C) of the first image of the set, which all others must have."""
+        image, _ = self._image(0, 0, None, {})
+        return image.shape
+
+    def __getitem__(self, task: Task) -> Made | RobustError:
+        # torch wraps what a worker raises into a traceback of the worker; our errors are sentences and travel as such
+        try:
+            return self._make(task)
+        except RobustError as error:
+            return error
+
+    def _make(self, task: Task) -> Made:
+        shape = (len(task.ids), *task.shape)
+        if task.slot is None or self.buffers is None:
+            images = torch.empty(shape, dtype=torch.uint8)
+        else:
+            images = self.buffers[task.slot, : len(task.ids)]
+        rows = images.numpy()
+        ids, skipped = list(task.ids), dict[int, str]()
+        for row, payload in enumerate(self._payloads(task.ids)):
+            pixels, ids[row] = self._image(task.ids[row], task.epoch, payload, skipped)
+            if pixels.shape != task.shape:
+                raise InputError(self._unequal(ids[row], pixels.shape, task.shape))
+            rows[row] = pixels
+        return Made(images if task.slot is None else task.slot, ids, skipped)
+
+    def _payloads(self, ids: list[int]) -> list[bytes] | list[None]:
+        try:
+            return self._reader.read(ids)
+        except ShardError:
+            if self._on_error == "raise":
+                raise
+            return [None] * len(ids)
+
+    def _image(self, sample: int, epoch: int, payload: bytes | None, skipped: dict[int, str]) -> tuple[Pixels, int]:
+        """The image of a sample and its id, or, where it is bad and may be skipped, those of the next good one."""
+        for candidate in range(sample, sample + _MOST_SKIPPED_IN_A_ROW):
+            candidate %= len(self._index)
+            try:
+                image = self._decode(candidate, payload if payload is not None else self._reader.read([candidate])[0])
+            except ShardError as error:
+                if self._on_error == "raise":
+                    raise
+                skipped[candidate] = str(error)
+                payload = None
+                continue
+            return self._transformed(image, candidate, epoch), candidate
+        raise ShardError(
+            f"{_MOST_SKIPPED_IN_A_ROW} samples in a row could not be read from {self._index.describe(sample)} on, "
+            f"the first because: {skipped[sample]} Check the shards; on_error='skip' is for single bad samples."
+        )
+
+    def _decode(self, sample: int, payload: bytes) -> Pixels:
+        try:
+            return decode_image(payload, where="")
+        except ShardError:
+            # naming the member costs a read, so it is done only for the sample that fails
+            return decode_image(payload, where=self._index.describe(sample))
+
+    def _transformed(self, image: Pixels, sample: int, epoch: int) -> Pixels:
+        if self._transform is not None:
+            seed = int(derive(np.array([sample]), "sample transform", self._seed, epoch)[0]) & ((1 << 63) - 1)
+            self._transform.set_random_seed(seed)  # type: ignore[attr-defined]
+            image = self._transform(image=image)["image"]
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+                found = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
+                raise InputError(
+                    f"sample_transform made {found} of an image; it must return uint8 (H, W, C) arrays. "
+                    "Leave normalization and ToTensorV2 out: batches become floats on the device."
+                )
+        return image if self._image_size is None else fit_image(image, self._image_size)
+
+    def _unequal(self, sample: int, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+        after = "after sample_transform " if self._transform is not None else ""
+        return (
+            f"Image of {self._index.describe(sample)} has shape (H, W, C) = {found} {after}and the first image of the "
+            f"set {expected}: give image_size=({expected[0]}, {expected[1]}) or another size, or a sample_transform "
+            "that ends in one size."
+        )
