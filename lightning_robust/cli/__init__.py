@@ -1,1 +1,1 @@
-"""cli."""
+"""The ``lightning-robust`` command. Importing it loads neither torch nor Lightning."""
