@@ -38,6 +38,9 @@ class UnreachedOperation:
     kind: str
     operation: str
 
+    def __str__(self) -> str:
+        return f"{self.operation} in {self.name or 'the model'} ({self.kind})"
+
 
 @dataclasses.dataclass(frozen=True)
 class SwapReport:

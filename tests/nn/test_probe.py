@@ -79,3 +79,4 @@ def test_a_model_that_does_not_run_is_named_and_left_as_it_was() -> None:
 def test_a_compiled_model_is_probed_eagerly() -> None:
     found = find_unreached(torch.compile(nn.Sequential(HiddenSteps()), backend="eager"), torch.rand(1, 3, 16, 16))
     assert {entry.kind for entry in found} == {"HiddenSteps"}
+    assert str(found[0]) == "slice with step 2 along height in _orig_mod.0 (HiddenSteps)"
