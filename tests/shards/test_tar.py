@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import tarfile
@@ -90,11 +91,12 @@ def test_no_flipped_header_bit_shortens_the_shard(bit, member, tmp_path_factory)
     data = bytearray(path.read_bytes())
     data[member * 512 + bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)
-    try:
-        found = len(list(walk_tar(str(path))))
-    except ShardError:
-        return
-    assert found == 40  # a flip inside the checksum field's padding changes nothing
+    if not 148 <= bit // 8 < 156:
+        with pytest.raises(ShardError, match=f"after {member} members: found damaged"):
+            list(walk_tar(str(path)))
+    else:  # the checksum's own field has digits that may fall away and padding that may change
+        with contextlib.suppress(ShardError):
+            assert len(list(walk_tar(str(path)))) == 40
 
 
 @settings(max_examples=150, deadline=None)
