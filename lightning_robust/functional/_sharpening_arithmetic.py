@@ -28,7 +28,8 @@ def factor(strengths: tuple[Fraction, ...], like: Tensor) -> float | Tensor:
 
 def continuous(batch: Tensor, strengths: tuple[Fraction, ...], neighbors: Neighbors, padding: Padding) -> Tensor:
     """Sharpen a floating batch without rounding; differentiable."""
-    if suits_opencv(batch) and not (torch.is_grad_enabled() and batch.requires_grad):
+    plain = not (torch.is_grad_enabled() and batch.requires_grad)
+    if plain and len(strengths) == 1 and suits_opencv(batch):
         return _filter(batch, strengths, neighbors, padding).clamp_(0, 1)
     return clip_unit(batch + factor(strengths, batch) * laplacian(batch, neighbors=neighbors, padding=padding))
 
