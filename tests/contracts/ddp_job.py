@@ -26,9 +26,11 @@ def main(out: Path, devices: int) -> None:
             devices=devices,
             strategy="ddp" if devices > 1 else "auto",
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,
         )
-        run.fit(module, loader(8 // devices), loader(8 // devices))
-        run.test(module, loader(8 // devices), verbose=False)
+        share = loader(8, rank=run.global_rank, world=devices)
+        run.fit(module, share, share)
+        run.test(module, share, verbose=False)
         results[case.name] = weights(module).clone()
         every = run.strategy.all_gather(results[case.name])
         assert torch.equal(every.reshape(devices, -1)[0], every.reshape(devices, -1)[-1]), case.name

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_robust import callbacks as robust
 
@@ -45,8 +45,11 @@ class Images(Dataset[dict[str, Tensor]]):
         return {"image": self.image[i], "label": self.target[i], "index": torch.tensor(i)}
 
 
-def loader(batch_size: int = 4, samples: int = SAMPLES) -> DataLoader[Any]:
-    return DataLoader(Images(samples), batch_size=batch_size)
+def loader(batch_size: int = 4, samples: int = SAMPLES, *, rank: int = 0, world: int = 1) -> DataLoader[Any]:
+    """Batches in order; process ``rank`` of ``world`` gets every ``world``-th sample, so global batches are equal."""
+    data = Images(samples)
+    sampler = DistributedSampler(data, world, rank, shuffle=False)
+    return DataLoader(data, batch_size=batch_size // world, sampler=sampler)
 
 
 class UserSteps:
