@@ -331,3 +331,22 @@ def test_two_processes_evaluate_every_sample_once(shards, tmp_path):
     batches = [eval((tmp_path / f"rank-{rank}.txt").read_text()) for rank in range(2)]
     assert len(batches[0]) == len(batches[1])
     assert _flat(batches[0] + batches[1]) == list(range(70))
+
+
+def test_every_argument_can_be_given_on_a_command_line():
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ShardDataModule, "data")
+    words = ["--data.train", "s-{000..003}.tar", "--data.val", '["a.tar", "b.tar"]', "--data.image_size", "[32, 24]"]
+    words += ["--data.loader.prefetch_factor", "4", "--data.on_error", "skip", "--data.num_classes", "10"]
+    words += ["--data.batch_transform", "torch.nn.Hardtanh", "--data.batch_transform.min_val", "0.5"]
+    words += ["--data.sample_transform", "albumentations.HorizontalFlip", "--data.sample_transform.p", "1.0"]
+    data = parser.instantiate_classes(parser.parse_args(words)).data
+    assert data.shards["train"] == "s-{000..003}.tar"
+    assert data.shards["val"] == ["a.tar", "b.tar"]
+    assert data.image_size == (32, 24)
+    assert data.loader == LoaderOptions(prefetch_factor=4)
+    assert isinstance(data.batch_transform, nn.Hardtanh)
+    assert data.sample_transform.p == 1.0
+    assert parser.instantiate_classes(parser.parse_args(["--data.image_size", "32"])).data.image_size == (32, 32)
