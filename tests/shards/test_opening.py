@@ -254,10 +254,6 @@ def test_other_tools_index_is_checked_against_and_kept(folder):
 @pytest.mark.parametrize(
     "change",
     [
-        {"samples_file": "../evil.npy"},
-        {"samples_file": "/etc/evil.npy"},
-        {"samples_file": "index.pkl"},
-        {"samples_file": 3},
         {"samples_file": "none.npy"},
         {"__kind__": "other"},
         {"shardlist": [{"url": "shard-000000.tar"}]},
@@ -281,11 +277,36 @@ def test_an_index_that_is_none(folder, text):
         open_index(folder)
 
 
-def test_object_arrays_are_never_loaded(folder):
+@pytest.mark.parametrize("name", ["../evil.npy", "/etc/evil.npy", "index.pkl", 3])
+def test_samples_file_stays_in_its_folder(folder, name):
+    path = folder / "index.json"
+    document = json.loads(path.read_text())
+    shutil.copy(folder / document["samples_file"], folder.parent / "evil.npy")
+    shutil.copy(folder / document["samples_file"], folder / "index.pkl")
+    path.write_text(json.dumps(document | {"samples_file": name}))
+    with pytest.raises(ShardError, match=r"must be a \.npy file beside it"):
+        open_index(folder)
+
+
+class _Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_nothing_is_unpickled(folder, wrapped):
     name = json.loads((folder / "index.json").read_text())["samples_file"]
-    np.save(folder / name, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
+    payload = _Payload(folder / "executed")
+    if wrapped:
+        np.save(folder / name, np.array([payload], dtype=object), allow_pickle=True)
+    else:
+        (folder / name).write_bytes(pickle.dumps(payload))
     with pytest.raises(ShardError, match="samples file"):
         open_index(folder)
+    assert not (folder / "executed").exists()
 
 
 def test_folder_that_cannot_be_written_is_indexed_in_memory(folder, monkeypatch, caplog):
