@@ -392,6 +392,7 @@ def test_gain_law_of_the_cosine_transform(neighbors: int) -> None:
     [
         (torch.rand(2, 3, 4, 4) * 255, r"lies in .* divide 8-bit values by 255"),
         (torch.randn(2, 3, 4, 4), r"undo a normalization"),
+        (torch.rand(2, 3, 4, 4) - 0.5, r"lies in \[-0"),
         (torch.full((3, 4, 4), torch.nan), r"NaN"),
         (torch.rand(4, 4), r"shape \(4, 4\)"),
         (torch.ones(1, 3, 4, 4, dtype=torch.int64), r"int64"),
