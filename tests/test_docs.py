@@ -1,0 +1,76 @@
+"""The code in README and docs runs, and the commands in them exist."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lightning_robust.cli.builtin import config_names
+from lightning_robust.cli.main import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+def _blocks(page: Path, *languages: str) -> list[str]:
+    return [body for language, body in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of images that pages speak of, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for label in ("cat", "dog"):
+        folder = tmp_path / "photos" / "train" / label
+        folder.mkdir(parents=True)
+        for number in range(10):
+            cv2.imwrite(str(folder / f"{number}.png"), np.full((32, 32, 3), 20 * number, np.uint8))
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*no `val_dataloader`.*",
+    "ignore:.*GPU available but not used.*",
+    "ignore:.*Checkpoint directory.*",
+)
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=_name)
+def test_python_blocks_run_one_after_another(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    namespace: dict[str, object] = {"__name__": "page"}
+    for number, block in enumerate(_blocks(page, "python")):
+        exec(compile(block, f"{_name(page)}, block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_commands_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for block in _blocks(page, "", "bash", "sh", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "lightning-robust" in words[:-1]:
+                command = words[words.index("lightning-robust") + 1]
+                assert command in COMMANDS, f"{line!r} names no command"
+            if "--config" in words[:-1] and not words[words.index("--config") + 1].endswith((".yaml", "NAME")):
+                assert words[words.index("--config") + 1] in config_names(), f"{line!r} names no configuration"
+            if words[:1] == ["make"]:
+                assert words[1] in targets, f"{line!r} names no target"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        assert (page.parent / link).exists(), f"{_name(page)} links to {link}, which does not exist"
