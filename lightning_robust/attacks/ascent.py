@@ -12,7 +12,7 @@ class Best:
     """The best point of every sample so far: a wrong prediction beats a right one, then the higher loss wins.
 
     Args:
-        image: what is returned for a sample whose loss was never a number: the clean image.
+        image: the clean images; what is returned for a sample whose loss was never a number and never wrong.
     """
 
     def __init__(self, image: Tensor) -> None:
@@ -28,7 +28,6 @@ class Best:
         self.trace.append(row)
         old_loss, old_wrong = self.loss[index], self.wrong[index]
         better = (found.wrong & ~old_wrong) | ((found.wrong == old_wrong) & (found.loss > old_loss))
-        better &= ~found.loss.isnan()
         chosen = index[better]
         self.image[chosen] = point[better]
         self.loss[chosen] = found.loss[better]

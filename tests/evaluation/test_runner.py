@@ -133,6 +133,20 @@ def test_published_image_is_rounded_before_anything_sees_it():
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-9)
 
 
+def test_model_sees_8_bit_images_only_also_inside_an_attack():
+    seen = []
+
+    def model(image):
+        seen.append(image.detach() * 255)
+        return image.flatten(1)[:, :2]
+
+    noise = Corruption("noise", partial(gaussian_noise, std=0.1))
+    evaluate(model, batches(), [Clean(), Attack("pgd", [partial(pgd, steps=3)], 8 / 255), noise])
+    assert len(seen) == 7
+    for levels in seen:
+        torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
 def test_later_members_see_the_survivors_only():
     counts = []
 
