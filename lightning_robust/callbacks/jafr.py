@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from lightning_robust.callbacks.callback import StepCallback, refuse_sharded
 from lightning_robust.callbacks.contribution import ForwardFn, Step
@@ -158,14 +159,18 @@ class JacobianFrequencyRegularization(StepCallback):
 @contextmanager
 def kept_batch_statistics(module: nn.Module) -> Iterator[None]:
     """Let a forward pass in train mode normalize by its batch without moving the running statistics."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept: list[tuple[nn.Module, str, Any]] = []
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm | _InstanceNorm) and norm.track_running_stats:
+            # instance normalization moves its statistics whatever that flag says, and counts nothing
+            name = "track_running_stats" if isinstance(norm, _BatchNorm) else "momentum"
+            kept.append((norm, name, getattr(norm, name)))
+            setattr(norm, name, False if name == "track_running_stats" else 0.0)
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, name, value in kept:
+            setattr(norm, name, value)
 
 
 _EXPLAIN = {

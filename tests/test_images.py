@@ -1,0 +1,140 @@
+"""Batches of any shape, and the check of their range."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_robust.errors import InputError
+from lightning_robust.images import BatchAdapter, ImageSpec, Normalization, check_unit_range
+
+IMAGE, TARGET = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+
+
+class Named(NamedTuple):
+    image: Tensor
+    label: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    name: str
+    img: Tensor
+    y: Tensor
+
+
+@dataclasses.dataclass
+class Loose:
+    pixels: Any = None
+
+
+BATCHES = {
+    "tensor": (IMAGE, None),
+    "tuple": ((IMAGE, TARGET), TARGET),
+    "list": ([IMAGE, TARGET, "extra"], TARGET),
+    "dict": ({"id": 7, "jpg": IMAGE, "cls": TARGET}, TARGET),
+    "namedtuple": (Named(IMAGE, TARGET), TARGET),
+    "dataclass": (Frozen("a", IMAGE, TARGET), TARGET),
+    "nested tuple": (((IMAGE, "meta"), TARGET), TARGET),
+    "nested dict": ({"input": {"image": IMAGE}, "target": TARGET}, TARGET),
+    "dict in a list": ([{"image": IMAGE, "label": TARGET}], TARGET),
+    "list of images": ([[IMAGE[0], IMAGE[1, :, :2]], [1, 2]], [1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_found_and_written_without_touching_the_batch(name):
+    batch, target = BATCHES[name]
+    adapter = BatchAdapter(ImageSpec())
+    image, found = adapter.read(batch)
+    assert found is target or found == target
+    new = [one + 1 for one in image] if isinstance(image, list) else image + 1
+    written = adapter.write(batch, new)
+    assert type(written) is type(batch)
+    again, kept = adapter.read(written)
+    assert again is new
+    assert kept is found or kept == found
+    assert adapter.read(batch)[0] is image
+
+
+def test_a_target_is_written_too():
+    assert BatchAdapter(ImageSpec()).write((IMAGE, TARGET), IMAGE, TARGET + 1)[1].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("key", "batch"),
+    [
+        (1, (TARGET, IMAGE)),
+        ("scan", {"scan": IMAGE, "image": IMAGE * 0}),
+        (["views", 1], {"views": [TARGET, IMAGE]}),
+        ("pixels", Loose(IMAGE)),
+    ],
+)
+def test_named_keys(key, batch):
+    adapter = BatchAdapter(ImageSpec(image_key=key))
+    assert adapter.read(batch)[0] is IMAGE
+    assert torch.equal(adapter.read(adapter.write(batch, IMAGE + 1))[0], IMAGE + 1)
+
+
+def test_what_was_found_and_what_to_write_is_said():
+    with pytest.raises(InputError, match=r"dict with 'text': float32 tensor \(2, 3\).*image_key"):
+        BatchAdapter(ImageSpec()).read({"text": torch.zeros(2, 3)})
+    with pytest.raises(InputError, match="leads nowhere"):
+        BatchAdapter(ImageSpec(image_key="picture")).read({"image": IMAGE})
+
+
+@given(
+    st.lists(st.floats(-1, 1), min_size=1, max_size=4),
+    st.floats(0.05, 2),
+)
+def test_normalization_is_undone(mean, std):
+    normalization = Normalization(tuple(mean), (std,) * len(mean))
+    image = torch.rand(2, len(mean), 3, 3)
+    torch.testing.assert_close(normalization.denormalize(normalization.normalize(image)), image, atol=1e-5, rtol=0)
+
+
+def test_normalization_is_that_of_the_formula():
+    found = Normalization((0.5, 0.1), (0.25, 2.0)).normalize(torch.ones(1, 2, 1, 1))
+    assert found.flatten().tolist() == pytest.approx([2.0, 0.45])
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.0,)), ((0.5, 0.5), (1.0,)), ((), ())])
+def test_impossible_normalizations(mean, std):
+    with pytest.raises(InputError, match="one mean and one positive std"):
+        Normalization(mean, std)
+    with pytest.raises(InputError):
+        ImageSpec(mean=(0.5,))
+
+
+def test_channels_must_fit():
+    with pytest.raises(InputError, match="3 channels and the normalization 1"):
+        Normalization((0.5,), (0.5,)).normalize(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("image", "spec", "message"),
+    [
+        (IMAGE * 255, ImageSpec(), "divide them by 255"),
+        (Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).normalize(IMAGE), ImageSpec(), r"mean=\(0.485"),
+        (IMAGE * 2 - 1, ImageSpec(), r"look normalized. Pass spec=ImageSpec"),
+        (IMAGE * 9 - 4, ImageSpec(), "with the values you used"),
+        (IMAGE, ImageSpec((0.5,) * 3, (3.0,) * 3), "correct mean and std"),
+        (IMAGE * float("nan"), ImageSpec(), "NaN"),
+    ],
+)
+def test_range_is_checked(image, spec, message):
+    with pytest.raises(InputError, match=message):
+        check_unit_range(image, spec, "the first train batch")
+
+
+def test_images_in_the_box_pass():
+    spec = ImageSpec((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    check_unit_range(spec.from_unit(IMAGE), spec, "a batch")
+    check_unit_range([IMAGE[0]], ImageSpec(), "a batch")
+    check_unit_range((IMAGE * 255).to(torch.uint8), ImageSpec(), "a batch")
