@@ -45,8 +45,8 @@ class DemoSettings:
     """
 
     epochs: int = 4
-    lr: float = 0.003
-    weight: float = 0.001
+    lr: float = 0.03
+    weight: float = 0.0001
     alpha: float = 0.15
     eps: tuple[int, int] = (8, 16)
     noise: float = 0.3
