@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 JAFR = ["JacobianFrequencyRegularization"]
@@ -43,6 +43,7 @@ class Preset:
 
     net: str
     train_images: int
+    val_images: int
     epochs: int
     test_images: int
     options: list[str] = field(default_factory=list)
@@ -50,14 +51,14 @@ class Preset:
 
 PREACT = ["--model.net=lightning_robust.models.preact_resnet18", "--model.lr=0.2", "--model.schedule=triangular"]
 PRESETS = {
-    "check": Preset("ResNet-20", 5000, 12, 1000),
-    "resnet20": Preset("ResNet-20", 45000, 15, 2000),
-    "full": Preset("PreActResNet-18", 45000, 30, 2000, PREACT),
+    "check": Preset("ResNet-20", 4000, 1000, 6, 400),
+    "resnet20": Preset("ResNet-20", 45000, 5000, 30, 2000),
+    "full": Preset("PreActResNet-18", 45000, 5000, 30, 2000, PREACT),
 }
 
 
 def pack_shards(data: Path, shards: Path, preset: Preset) -> None:
-    """Pack training (the first images), validation (the last 5,000 of the training set) and test images."""
+    """Pack training (the first images), validation (the last of the training set) and test images."""
     import cv2
     import numpy as np
 
@@ -70,7 +71,7 @@ def pack_shards(data: Path, shards: Path, preset: Preset) -> None:
         images = np.concatenate([m.reshape(25, 32, 40, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3) for m in mosaics])
         parts = {"test": slice(None, preset.test_images)}
         if split == "train":
-            parts = {"train": slice(None, preset.train_images), "val": slice(45000, 50000)}
+            parts = {"train": slice(None, preset.train_images), "val": slice(50000 - preset.val_images, 50000)}
         for name, part in parts.items():
             folder = shards / f"{name}-{len(images[part])}"
             if not (folder / "index.json").exists():
@@ -95,7 +96,7 @@ def command(row: str, seed: int, preset: Preset, shards: Path, folder: Path, opt
     return [
         *("lightning-robust", "fit", "--config", "cifar10_resnet20", f"--seed_everything={seed}"),
         f"--data.train={shard_folder(shards, 'train', preset.train_images)}",
-        f"--data.val={shard_folder(shards, 'val', 5000)}",
+        f"--data.val={shard_folder(shards, 'val', preset.val_images)}",
         f"--data.seed={seed}",
         *preset.options,
         f"--trainer.max_epochs={preset.epochs}",
@@ -249,7 +250,7 @@ def main() -> None:
     arguments = parse()
     preset = PRESETS[arguments.preset]
     if arguments.epochs:
-        preset = Preset(preset.net, preset.train_images, arguments.epochs, preset.test_images, preset.options)
+        preset = replace(preset, epochs=arguments.epochs)
     out = arguments.out / arguments.preset
     shards = arguments.out / "shards"
     pack_shards(arguments.data, shards, preset)
