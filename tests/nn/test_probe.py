@@ -25,7 +25,7 @@ class Branches(nn.Module):
         y = F.avg_pool2d(y, 2)
         y = F.adaptive_max_pool2d(y, 8)
         y = self.steps["inner"](y) * F.adaptive_avg_pool2d(x, 1)
-        return (y[::2], x[:, ::2], F.interpolate(y, scale_factor=2), F.avg_pool2d(y, y.shape[-1]))[0]
+        return (y[::2], x[:, ::2], x[..., ::4], F.interpolate(y, scale_factor=2), F.avg_pool2d(y, y.shape[-1]))[0]
 
 
 def test_every_kind_is_named_with_its_module() -> None:
@@ -38,6 +38,7 @@ def test_every_kind_is_named_with_its_module() -> None:
         ("1.steps.inner", "HiddenSteps", "slice with step 2 along width"),
         ("1.steps.inner", "HiddenSteps", "interpolate at 4 x 4"),
         # 2 x 2 to 1 x 1 is a pool of the whole map
+        ("1", "Branches", "slice with step 4 along width"),
     ]
 
 

@@ -67,6 +67,7 @@ def _image(*size: int, channels: int = 3, dtype: torch.dtype = torch.float32) ->
 def test_convolutions_keep_their_output_size(
     kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int, mode: Any, size: Any, order: Any, pool: str
 ) -> None:
+    assume(mode == "zeros" or min(size) >= 16)  # a smaller pooled map may be narrower than what wraps around it
     conv = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups, padding_mode=mode)
     x = _image(*size, channels=4)
     try:
