@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -29,9 +29,9 @@ class StepCallback(pl.Callback):
         penalizes: it adds a term to the training loss.
     """
 
-    transforms: ClassVar[bool] = False
-    attacks: ClassVar[bool] = False
-    penalizes: ClassVar[bool] = False
+    transforms: bool = False
+    attacks: bool = False
+    penalizes: bool = False
 
     def __init__(self, *, stages: Collection[str], spec: ImageSpec | None) -> None:
         unknown = [stage for stage in stages if stage not in STAGE_NAMES]

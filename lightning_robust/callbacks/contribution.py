@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,26 @@ class Step:
         if isinstance(image, Tensor):
             return _as_unit(self.spec, image)
         return [_as_unit(self.spec, one) for one in image]
+
+
+class Contributor(Protocol):
+    """What the pipeline asks of a callback; :class:`~lightning_robust.callbacks.callback.StepCallback` answers it."""
+
+    transforms: bool
+    attacks: bool
+    penalizes: bool
+
+    def acts_on(self, stage: str) -> bool:
+        """Whether it takes part in a stage."""
+
+    def transform(self, step: Step) -> None:
+        """Replace image and target."""
+
+    def wants_input_gradient(self, step: Step) -> bool:
+        """Whether the penalty needs the image as a leaf."""
+
+    def penalty(self, step: Step) -> Tensor:
+        """Return a term of the loss."""
 
 
 class NetworkLogits(nn.Module):

@@ -19,15 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_robust.callbacks.contribution import Step, loss_of, with_loss
+from lightning_robust.callbacks.contribution import Contributor, Step, loss_of, with_loss
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.images import BatchAdapter, ImageSpec, check_unit_range
 from lightning_robust.seeds import derive, derive_int
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-
-    from lightning_robust.callbacks.callback import StepCallback
 
 STAGES = {
     "training_step": "train",
@@ -38,7 +36,7 @@ STAGES = {
 _pipelines: WeakKeyDictionary[Any, StepPipeline] = WeakKeyDictionary()
 
 
-def attach(trainer: pl.Trainer, module: pl.LightningModule, callback: StepCallback) -> None:
+def attach(trainer: pl.Trainer, module: pl.LightningModule, callback: Contributor) -> None:
     """Let a callback take part in the steps of a module until :func:`detach`.
 
     Raises:
@@ -56,7 +54,7 @@ def attach(trainer: pl.Trainer, module: pl.LightningModule, callback: StepCallba
         raise
 
 
-def detach(module: pl.LightningModule, callback: StepCallback) -> None:
+def detach(module: pl.LightningModule, callback: Contributor) -> None:
     """Take a callback out of the steps; with the last one the module is as it was. Safe to call twice."""
     pipeline = _pipelines.get(module)
     if pipeline is None:
@@ -103,7 +101,7 @@ class StepPipeline:
     """The callbacks that take part in the steps of one module during one run."""
 
     def __init__(self, module: pl.LightningModule) -> None:
-        self.callbacks: list[StepCallback] = []
+        self.callbacks: list[Contributor] = []
         self.adapter = BatchAdapter(ImageSpec())
         self.seed = torch.initial_seed()
         self._checked: set[str] = set()
@@ -113,7 +111,7 @@ class StepPipeline:
             if name == "predict_step" or is_defined_by_user(module, name):
                 self._wrap(module, name)
 
-    def add(self, trainer: pl.Trainer, module: pl.LightningModule, callback: StepCallback) -> None:
+    def add(self, trainer: pl.Trainer, module: pl.LightningModule, callback: Contributor) -> None:
         """Add a callback at its place in ``trainer.callbacks``."""
         if callback in self.callbacks:
             return
@@ -137,7 +135,7 @@ class StepPipeline:
             attacker = one if one.attacks else attacker
         self.adapter = BatchAdapter(declared_spec(module, trainer))
 
-    def remove(self, callback: StepCallback) -> None:
+    def remove(self, callback: Contributor) -> None:
         """Take a callback out."""
         self.callbacks = [c for c in self.callbacks if c is not callback]
 
@@ -226,7 +224,7 @@ class StepPipeline:
                 f"Another process found an error in its first {stage} batch; its message names the remedy."
             )
 
-    def _transform(self, step: Step, active: Sequence[StepCallback]) -> None:
+    def _transform(self, step: Step, active: Sequence[Contributor]) -> None:
         with torch.no_grad(), torch.autocast(step.device.type, enabled=False):
             for callback in active:
                 if callback.transforms:
