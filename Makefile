@@ -5,7 +5,7 @@ OLDEST := .venv-oldest/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint unit test-oldest format benchmarks clean
+.PHONY: demo test lint unit test-oldest format clean
 
 demo: .venv/ready
 	$(BIN)/lightning-robust demo

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lightning-robust demo",
         description="Train a small net twice, plainly and with sharpening, ASAP pooling and JaFR switched on by "
-        "callbacks; print accuracy under attacks and corruptions. About two minutes on two CPU cores.",
+        "callbacks; print accuracy under attacks and corruptions. A few minutes on two CPU cores.",
     )
     parser.add_argument(
         "--data",
