@@ -172,7 +172,7 @@ def judge(row: str, seed: int, preset: Preset, shards: Path, out: Path, zoo: Pat
         *(Corruption(f"{b} noise", partial(corruptions.band_noise, band=b, rmse=noise)) for b in BANDS),
     ]
     models = {"as trained": evaluate(model, batches, columns, device=device)}
-    if row == "plain":
+    if (row, seed) == ("plain", 0):
         sys.path.insert(0, str(zoo))
         import cifar_zoo
 

@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_robust.batches import BatchAdapter
 from lightning_robust.callbacks.step import declared_spec, is_defined_by_user
 from lightning_robust.errors import InputError, NoEffectWarning, RobustWarning, UnsupportedError
-from lightning_robust.images import BatchAdapter, ImageSpec
+from lightning_robust.images import ImageSpec
 from lightning_robust.nn import SwapReport, find_unreached, swap_downsampling
 
 RECORD = "lightning_robust"

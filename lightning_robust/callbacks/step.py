@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_robust.batches import BatchAdapter
 from lightning_robust.callbacks.contribution import Contributor, Step, loss_of, with_loss
 from lightning_robust.errors import InputError, UnsupportedError
-from lightning_robust.images import BatchAdapter, ImageSpec, check_unit_range
+from lightning_robust.images import ImageSpec, check_unit_range
 from lightning_robust.seeds import derive, derive_int
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class StepPipeline:
     def __init__(self, module: pl.LightningModule) -> None:
         self.callbacks: list[Contributor] = []
         self.adapter = BatchAdapter(ImageSpec())
-        self.seed = torch.initial_seed()
+        self.seed = derive_int(torch.initial_seed(), "steps")  # an unseeded one fills 64 bits
         self._checked: set[str] = set()
         self._counts: dict[str, tuple[int, int]] = {}
         self._previous: dict[str, Any] = {}

@@ -22,6 +22,17 @@ def straight_through_8_bits(image: Tensor) -> Tensor:
     return image + (round_to_8_bits(image) - image).detach()
 
 
+def whole_levels(eps: float) -> float:
+    """Return the largest budget of whole 8-bit levels within ``eps``: what an Linf attacker can make use of.
+
+    Example:
+        >>> [round(whole_levels(eps) * 255, 6) for eps in (8 / 255, 0.05, 0.5 / 255)]
+        [8.0, 12.0, 0.0]
+    """
+    # a budget of 8 / 255 is 8 levels, whatever float32 makes of it
+    return int(eps * _LEVELS + _SLACK) / _LEVELS
+
+
 def receive(adversarial: Tensor, published: Tensor, *, eps: float, norm: NormName) -> Tensor:
     """Round adversarial images to 8 bits without leaving the budget that the attack kept.
 
@@ -39,8 +50,7 @@ def receive(adversarial: Tensor, published: Tensor, *, eps: float, norm: NormNam
     """
     base, change = (published * _LEVELS).round(), (adversarial - published) * _LEVELS
     if norm == "linf":
-        # a budget of 8 / 255 is 8 levels, whatever float32 makes of it
-        most = float(int(eps * _LEVELS + _SLACK))
+        most = round(whole_levels(eps) * _LEVELS)
         return (base + change.round().clamp(-most, most)).clamp(0, _LEVELS) / _LEVELS
     measure, budget = resolve_norm(norm).size, eps * _LEVELS * (1 + _SLACK)
     for _ in range(_ATTEMPTS):

@@ -14,7 +14,7 @@ from lightning_robust.attacks.contract import Model, attack_context
 from lightning_robust.errors import InputError
 from lightning_robust.evaluation.columns import Attack, Clean, Column, Corruption
 from lightning_robust.evaluation.records import Record
-from lightning_robust.evaluation.rounding import receive, round_to_8_bits, straight_through_8_bits
+from lightning_robust.evaluation.rounding import receive, round_to_8_bits, straight_through_8_bits, whole_levels
 
 Transform: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -116,13 +116,15 @@ class _Scene:
             corrupted = column.function(self.published, seeds=self.seeds)
             return self._right(round_to_8_bits(corrupted.clamp(0, 1)), self.target)
         right = self.clean.clone()
+        # a received image is on the grid, so an Linf budget holds whole levels only; what is beyond them would be lost
+        budget = whole_levels(column.eps) if column.norm == "linf" else column.eps
         for member in column.members:
             index = right.nonzero()[:, 0]
             if len(index) == 0:
                 break
             published, target = self.published[index], self.target[index]
             model = self.pipeline.attacked if column.surrogate is None else column.surrogate
-            adversarial = member(model, published, target, eps=column.eps, norm=column.norm, seeds=self.seeds[index])
+            adversarial = member(model, published, target, eps=budget, norm=column.norm, seeds=self.seeds[index])
             _check_budget(adversarial, published, column)
             received = receive(adversarial, published, eps=column.eps, norm=column.norm)
             right[index] = self._right(received, target)

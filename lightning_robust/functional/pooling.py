@@ -175,7 +175,7 @@ def _multiply(x: Tensor, rows: Tensor | None, columns: Tensor | None, width: int
     if columns is not None:
         x = x @ columns.T
     if rows is not None:
-        x = rows @ x.reshape(*x.shape[:-2], rows.shape[1], width)
+        x = rows @ x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1] // width, width)
     return x
 
 
@@ -186,7 +186,7 @@ def _multiply_channels_last(x: Tensor, rows: Tensor | None, columns: Tensor | No
     if columns is not None:
         z = columns @ z
     if rows is not None:
-        z = rows @ z.reshape(batch, rows.shape[1], width * channels)
+        z = rows @ z.reshape(batch, z.shape[1] * z.shape[2] // width, width * channels)
     return z.reshape(batch, -1, width, channels).permute(0, 3, 1, 2)
 
 

@@ -13,8 +13,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_robust.batches import BatchAdapter
 from lightning_robust.errors import InputError
-from lightning_robust.images import BatchAdapter, ImageSpec, Normalization
+from lightning_robust.images import ImageSpec, Normalization
 from lightning_robust.models.schedules import Schedule, learning_rate_factor
 
 Optimizer: TypeAlias = Literal["sgd", "adamw"]
@@ -24,7 +25,7 @@ class ImageClassifier(pl.LightningModule):
     """Cross-entropy training of any net that takes images to logits.
 
     Images are expected in [0, 1] and normalized inside, so that ``forward`` is what an attack differentiates. Batches
-    may have any form that :class:`lightning_robust.images.BatchAdapter` reads.
+    may have any form that :class:`lightning_robust.batches.BatchAdapter` reads.
 
     Args:
         net: takes normalized images (B, C, H, W) to logits (B, num_classes).

@@ -95,6 +95,14 @@ def test_the_random_state_of_the_user_is_left_alone(tmp_path):
     assert torch.equal(next_draw(Looks()), next_draw())
 
 
+def test_any_seed_of_torch(tmp_path):
+    module, looks = UserModule(), Looks()
+    torch.manual_seed(-1)
+    assert torch.initial_seed() > 2**63
+    trainer(tmp_path, looks, fast_dev_run=True).fit(module)
+    assert len(looks.seeds) == 1
+
+
 def test_signatures_stay(tmp_path):
     class Short(UserModule):
         def training_step(self, batch):
