@@ -103,17 +103,18 @@ def test_behind_an_attack_the_jacobian_is_that_of_the_clean_image(tmp_path):
     torch.testing.assert_close(seen[-1], next(iter(loader()))["image"])
 
 
-def test_the_term_lowers_high_frequencies_in_the_jacobian(tmp_path):
-    def bias(weight, direction):
+@pytest.mark.parametrize("direction", ["low", "high"])
+def test_the_term_moves_the_jacobian_its_way(tmp_path, direction):
+    def bias(weight):
         module = UserModule()
         callback = JacobianFrequencyRegularization(weight, direction=direction)
         trained(tmp_path, module, callback, max_epochs=20)
         batch = next(iter(loader(16)))
         image = batch["image"].requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(module(image), batch["label"]), image)
-        return jacobian_frequency_bias(gradient).item()
+        return jacobian_frequency_bias(gradient, direction=direction).item()
 
-    assert bias(0.5, "low") > bias(0.0, "low") > bias(0.5, "high")
+    assert bias(0.5) > bias(0.0) + 0.05
 
 
 def test_a_loss_that_ignores_the_image_is_named(tmp_path):

@@ -67,13 +67,15 @@ def _image(*size: int, channels: int = 3, dtype: torch.dtype = torch.float32) ->
 def test_convolutions_keep_their_output_size(
     kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int, mode: Any, size: Any, order: Any, pool: str
 ) -> None:
-    assume(mode == "zeros" or min(size) >= 16)  # a smaller pooled map may be narrower than what wraps around it
     conv = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups, padding_mode=mode)
     x = _image(*size, channels=4)
     try:
         expected = conv(x)
     except RuntimeError:
         assume(False)  # the map is too small for the layer itself
+    pooled = [o + d * (k - 1) - 2 * p for o, d, k, p in zip(expected.shape[2:], dilation, kernel, padding, strict=True)]
+    # what wraps around the pooled map must fit into it
+    assume(mode == "zeros" or all(m > p for m, p in zip(pooled, padding, strict=True)))
     keys = list(conv.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
@@ -395,6 +397,10 @@ def test_double_backward_through_a_swapped_network(order: str) -> None:
     assert torch.autograd.gradgradcheck(net, x)
 
 
+@pytest.mark.skipif(
+    torch.torch_version.TorchVersion(torch.__version__) < (2, 15),
+    reason="before torch 2.15 a compiled graph takes one result of assume_constant_result only",
+)
 def test_compile_and_export_of_a_swapped_network() -> None:
     torch.compiler.reset()
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), Conv2dSame(4, 4, 3, stride=2), nn.MaxPool2d(3, 2, 1))
