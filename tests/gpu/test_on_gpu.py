@@ -132,17 +132,19 @@ def net():
 def test_attacks_stay_in_budget_and_do_not_depend_on_the_split(attack, norm, deterministic):
     eps = EPS if norm == "linf" else 0.5
     generator = torch.Generator().manual_seed(6)
-    image, target = torch.rand(12, 3, 8, 8, generator=generator).cuda(), torch.arange(12).cuda() % 10
+    # float64: another batch size may take another kernel, whose rounding could turn the sign of a float32 slope near 0
+    image = torch.rand(12, 3, 8, 8, generator=generator, dtype=torch.float64).cuda()
+    target = torch.arange(12).cuda() % 10
     streams = seeds.derive(torch.arange(12)).cuda()
-    model = net()
+    model = net().double()
 
     def run(part):
         return attack(model, image[part], target[part], eps=eps, norm=norm, random_start=True, seeds=streams[part])
 
     whole = run(slice(None))
     split = torch.cat([run(slice(0, 5)), run(slice(5, 6)), run(slice(6, 12))])
-    torch.testing.assert_close(split, whole, rtol=0, atol=1e-6)
-    change = (whole.double() - image.double()).flatten(1)
+    torch.testing.assert_close(split, whole, rtol=0, atol=1e-9)
+    change = (whole - image).flatten(1)
     size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
     assert size.max().item() <= eps + 1e-6
     assert size.min().item() > 0.1 * eps
@@ -177,7 +179,7 @@ def trained(tmp_path, callbacks, **options):
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    trainer.fit(module, DataLoader(batches, batch_size=None), DataLoader(batches[:1], batch_size=None))
     after = [parameter.detach().cpu() for parameter in module.parameters()]
     assert all(torch.isfinite(parameter).all() for parameter in after)
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
