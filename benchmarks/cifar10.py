@@ -144,7 +144,8 @@ def judge(row: str, seed: int, preset: Preset, shards: Path, out: Path, zoo: Pat
     import torch
 
     from lightning_robust import corruptions
-    from lightning_robust.evaluation import Clean, Corruption, evaluate, save_records, worst_of_pgd
+    from lightning_robust.attacks import pgd
+    from lightning_robust.evaluation import Attack, Clean, Corruption, evaluate, save_records, worst_of_pgd
     from lightning_robust.functional import laplacian_sharpen
     from lightning_robust.models import ImageClassifier, preact_resnet18, resnet20
     from lightning_robust.nn import restore
@@ -177,8 +178,8 @@ def judge(row: str, seed: int, preset: Preset, shards: Path, out: Path, zoo: Pat
         import cifar_zoo
 
         surrogate = cifar_zoo.load("resnet56").to(device)
-        columns = [Clean(), *(worst_of_pgd(e / 255) for e in (1, 2, 8))]
-        columns += [worst_of_pgd(e / 255, surrogate=surrogate) for e in (2, 8)]
+        transfer = Attack("PGD-20 8/255 (transfer)", (partial(pgd, steps=20),), eps=8 / 255, surrogate=surrogate)
+        columns = [Clean(), *(worst_of_pgd(e / 255) for e in (1, 2, 8)), transfer]
         sharpened = partial(laplacian_sharpen, alpha=0.15)
         models["inputs as they are"] = evaluate(model, batches, columns, device=device)
         models["inputs sharpened, alpha 0.15"] = evaluate(model, batches, columns, publish=sharpened, device=device)
