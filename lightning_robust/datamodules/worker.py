@@ -44,7 +44,8 @@ class Made(NamedTuple):
 
 def limit_threads(_: int) -> None:
     """Keep a worker process to one thread; the number of workers is the parallelism."""
-    cv2.setNumThreads(1)
+    # not 1: that shrinks OpenCV's thread pool, and a forked process waits for ever for threads it never had
+    cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 

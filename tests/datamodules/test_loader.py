@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -79,6 +81,22 @@ def test_start_method_changes_nothing(index):
     for one, other in zip(expected, found, strict=True):
         assert torch.equal(one.ids, other.ids)
         assert torch.equal(one.image, other.image)
+
+
+def test_workers_start_after_opencv_has_used_its_threads(index):
+    # the imports give OpenCV's threads time to fall asleep, which is when a forked process would wait for them
+    job = f"""
+import cv2, numpy as np
+for _ in range(3):
+    cv2.filter2D(np.random.rand(4000, 4000).astype(np.float32), -1, np.ones((3, 3), np.float32))
+from lightning_robust.datamodules import LoaderOptions, ShardLoader
+from lightning_robust.shards import open_index
+options = LoaderOptions(start_method="fork")
+loader = ShardLoader(open_index({index.paths[0]!r}), batch_size=4, num_workers=1, options=options)
+print(sum(len(batch.ids) for batch in loader))
+"""
+    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, timeout=90, check=True)
+    assert int(done.stdout) > 0
 
 
 def test_sample_augmentation_depends_on_sample_and_epoch_alone(index):

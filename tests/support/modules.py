@@ -149,7 +149,8 @@ CASES = [
     ),
     Case(
         "adversarial",
-        lambda: robust.AdversarialTraining(8 / 255, guard=robust.OverfittingGuard(every_n_steps=2, images=8)),
+        # L2: the sign of an Linf step jumps where a gradient is nearly zero, and runs are compared bit by bit
+        lambda: robust.AdversarialTraining(0.5, norm="l2", guard=robust.OverfittingGuard(every_n_steps=2, images=8)),
         effect_in=("train",),
         sharded=False,
     ),
