@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import sys
 import tempfile
 import time
 import warnings
@@ -41,6 +43,18 @@ from lightning_robust.shards import Sample, pack
 
 JAFR_WEIGHT = 0.001
 GROUPS = ("sharpening", "pooling", "jafr", "epoch")
+_NOTES = [
+    "",
+    "- FFT version: fft2, shift over height and width, window, crop, shift back, ifft2 (`benchmarks/peers.py`).",
+    '- JaFR: the callback in a Trainer, `forward="shared"`; the second of two steps, from zeroed gradients to '
+    "updated weights, so that the spectrum's picture of each epoch is left out. The released structure forms the "
+    "term by a second forward pass in the module's own step, under the same Trainer.",
+    "- Epoch: Trainer, `ShardDataModule` (PNG, decoded in the training process), "
+    '`PreemptiveSharpening(stages=["train"])` with its metrics and its picture of the epoch.',
+    "- Peak memory: growth of the resident set (VmHWM, reset) above its level before the call, during a second "
+    "call, after all timing; results are included, inputs and weights made before are not. In the JaFR and epoch "
+    "rows it is that of a whole short Trainer run, its net included.",
+]
 
 
 @dataclass
@@ -50,7 +64,6 @@ class Group:
     contestants: dict[str, Contestant] = field(default_factory=dict)
     runs: dict[str, Callable[[], Any]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    mean: tuple[str, float] | None = None
 
     def add(self, name: str, run: Callable[[], Any], contestant: Contestant | None = None) -> None:
         self.runs[name] = run
@@ -79,7 +92,7 @@ def main() -> None:
     print("\n".join(lines))
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text("\n".join([*_preface(arguments), *lines, *_afterword(arguments)]) + "\n")
+        arguments.out.write_text("\n".join([*_preface(arguments), *lines, *_NOTES]) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -87,7 +100,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=20, help="rounds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
-    parser.add_argument("--epoch-images", type=int, default=1024, help="images of an epoch")
+    parser.add_argument("--epoch-images", type=int, default=512, help="images of an epoch")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds: shows that it runs, no more")
     parser.add_argument("--out", type=Path, help="markdown page to write, e.g. docs/results/speed.md")
     arguments = parser.parse_args()
@@ -97,9 +110,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(groups: list[Group], repeats: int) -> list[str]:
-    lines: list[str] = []
     times: dict[str, list[float]] = {}
-    for group in groups:
+    for number, group in enumerate(groups):
+        print(f"group {number + 1} of {len(groups)}: {', '.join(group.contestants)}", file=sys.stderr, flush=True)
         times |= interleave(group.contestants, repeats)
     peaks = {name: peak_memory(run) for group in groups for name, run in group.runs.items()}
     rows = [row for group in groups for row in group.rows]
@@ -116,6 +129,7 @@ def _sharpening(batch: int, size: int) -> Group:
     group = Group()
     no_grad = torch.no_grad()
     group.add("copy_", no_grad(partial(target.copy_, image)))
+    group.add("clone", no_grad(image.clone))
     group.add("kornia.enhance.sharpness", no_grad(partial(kornia.enhance.sharpness, image, 1.15)))
     for name, levels, target_ratio in (("continuous", None, 12), ("8 bits", 256, 6)):
         ours = f"sharpening, {name}"
@@ -123,6 +137,7 @@ def _sharpening(batch: int, size: int) -> Group:
         title = f"{ours}, {batch}x3x{size}x{size}"
         group.rows.append(Row(title, ours, "kornia.enhance.sharpness", "faster", target_ratio))
         group.rows.append(Row(title, ours, "copy_", "share", goal=2))
+        group.rows.append(Row(title, ours, "clone", "share"))
     return group
 
 
@@ -249,38 +264,18 @@ def _trainer(home: str, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
 
 
 def _preface(arguments: argparse.Namespace) -> list[str]:
-    only = "" if len(arguments.only) == len(GROUPS) else f" --only {' '.join(arguments.only)}"
-    command = f"python benchmarks/ops.py{only} --out {arguments.out}"
+    load = f"load average {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores at the end"
     return [
         "# Speed",
         "",
-        f"Made by `{command}` with {machine()} Median of {arguments.repeats} interleaved rounds, float32, contiguous "
-        "NCHW. The machine is shared: times move with its load, ratios are taken within a round. Streaming rates "
-        "come from `python benchmarks/stream.py`, GPU times from `python benchmarks/gpu.py`.",
+        f"Made by `python {' '.join(['benchmarks/ops.py', *sys.argv[1:]])}` with {machine()} Median of "
+        f"{arguments.repeats} interleaved rounds, float32, contiguous NCHW. The machine is shared ({load}): times move "
+        "with what else it does, so a ratio is taken within each round. Streaming rates come from "
+        "`python benchmarks/stream.py`, GPU times from `python benchmarks/gpu.py`.",
         "",
         "\"x faster\" is the peer's time over ours; a bare number is our time over the peer's.",
         "",
     ]
-
-
-def _afterword(arguments: argparse.Namespace) -> list[str]:
-    return [
-        "",
-        "- FFT version: fft2, shift over height and width, window, crop, shift back, ifft2 (`benchmarks/peers.py`).",
-        '- JaFR: the callback in a Trainer, `forward="shared"`; the second of two steps, from zeroed gradients to '
-        "updated weights, so that the spectrum's picture of each epoch is left out. The released structure forms the "
-        "term by a second forward pass in the module's own step, under the same Trainer.",
-        "- Epoch: Trainer, `ShardDataModule` (PNG, decoded in the training process), "
-        '`PreemptiveSharpening(stages=["train"])` with its metrics and its picture of the epoch.',
-        "- Peak memory: growth of the resident set (VmHWM, reset) above its level before the call, during a second "
-        "call, after all timing; results are included, inputs and weights made before are not. In the JaFR and epoch "
-        "rows it is that of a whole short Trainer run, its net included.",
-        *_reasons(arguments),
-    ]
-
-
-def _reasons(arguments: argparse.Namespace) -> list[str]:
-    return []
 
 
 if __name__ == "__main__":
