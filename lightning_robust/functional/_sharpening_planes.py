@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_robust.errors import UnsupportedError
+
 Padding: TypeAlias = Literal["replicate", "reflect", "zeros"]
 
 _BORDERS: dict[Padding, int] = {
@@ -56,7 +58,8 @@ def to_bytes(image: Tensor) -> Tensor:
     """Float32 image in [0, 1] to the nearest 8-bit values, in one pass; no gradient."""
     rows = _rows(image)
     result = torch.empty(rows.shape, dtype=torch.uint8)
-    cv2.convertScaleAbs(_tall(rows), dst=_tall(result), alpha=255.0)
+    wanted = _tall(result)
+    _check_written(cv2.convertScaleAbs(_tall(rows), dst=wanted, alpha=255.0), wanted)
     return _from_rows(result, image)
 
 
@@ -64,12 +67,26 @@ def from_bytes(values: Tensor) -> Tensor:
     """8-bit values to float32 in [0, 1], the bits of ``values.float() / 255``, in one pass."""
     rows = _rows(values)
     result = torch.empty(rows.shape, dtype=torch.float32)
-    cv2.LUT(_tall(rows), torch.arange(256).div(255).numpy(), dst=_tall(result))
+    units = torch.arange(256, dtype=torch.float32).div(255).numpy()
+    wanted = _tall(result)
+    _check_written(cv2.LUT(_tall(rows), units, dst=wanted), wanted)
     return _from_rows(result, values)
 
 
 def _filter_tall(rows: Tensor, weights: np.ndarray[Any, Any], padding: Padding, delta: float, *, into: Tensor) -> None:
-    cv2.filter2D(_tall(rows), -1, weights, dst=_tall(into), delta=delta, borderType=_BORDERS[padding])
+    wanted = _tall(into)
+    written = cv2.filter2D(_tall(rows), -1, weights, dst=wanted, delta=delta, borderType=_BORDERS[padding])
+    _check_written(written, wanted)
+
+
+def _check_written(written: Any, wanted: np.ndarray[Any, Any]) -> None:
+    # where dst does not fit, OpenCV returns an array of its own without a word and leaves dst as it was
+    if not np.may_share_memory(written, wanted):
+        raise UnsupportedError(
+            f"OpenCV {cv2.__version__} was given a {wanted.dtype} array {wanted.shape} to write into and returned "
+            f"another, {written.dtype} {written.shape}. Report this with the type and the shape of the image; another "
+            "version of opencv-python-headless may help meanwhile."
+        )
 
 
 def _edge_bands(rows: Tensor, padding: Padding) -> Tensor:

@@ -57,7 +57,8 @@ class RandomLaplacianSharpening(IntensityAugmentationBase2D):
         if not 0 <= low <= high:
             raise InputError(f"alpha={alpha} is not a range of strengths: give (low, high) with 0 <= low <= high.")
         check_choices(neighbors=neighbors, padding=padding, levels=levels)
-        self._param_generator = rg.PlainUniformGenerator((torch.tensor([low, high]), "alpha", None, None))
+        bounds = torch.tensor([low, high], dtype=torch.float32)
+        self._param_generator = rg.PlainUniformGenerator((bounds, "alpha", None, None))
         self.flags = {"neighbors": neighbors, "normalize": normalize, "padding": padding, "levels": levels}
 
     def apply_transform(
