@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
+
+from torch import nn
 
 from lightning_robust.errors import InputError
 from lightning_robust.nn._downsampling import NAMED_POOLS, Downsampling, Pool, pool_name
@@ -96,7 +100,7 @@ def recorded_pool(pool: Pool) -> str:
     if _find(path) is not pool:
         raise InputError(
             f"pool={pool_name(pool)} cannot be recorded, because it cannot be imported by name: define it as a "
-            "function or class at the top of a module."
+            "function or a torch.nn.Module class at the top of a module."
         )
     return path
 
@@ -106,19 +110,18 @@ def pool_of_record(recorded: str) -> Pool:
     if recorded in NAMED_POOLS:
         return recorded
     pool = _find(recorded)
-    if not callable(pool):
+    if pool is None:
         raise InputError(
-            f"The record names the pool {recorded!r}, which is not imported here: import the module that defines it, "
-            "then restore."
+            f"The record names the pool {recorded!r}, and no function or torch.nn.Module class is defined there: "
+            "import the module that defines the pool, then restore."
         )
-    found: Pool = pool
-    return found
+    return pool
 
 
-def _find(path: str) -> object:
-    # A checkpoint must not be able to import code: only what the program has loaded itself is found.
-    module_name, _, qualname = path.partition(":")
-    found: object = sys.modules.get(module_name)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found
+def _find(path: str) -> Callable[..., Any] | None:
+    # A checkpoint must not be able to import code, nor to call what was never meant as a pool: only functions and
+    # modules that the program has loaded itself, under the name they were defined by.
+    module_name, _, name = str(path).partition(":")
+    found: Any = vars(sys.modules[module_name]).get(name) if module_name in sys.modules else None
+    usable = inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))
+    return found if usable and (found.__module__, found.__qualname__) == (module_name, name) else None

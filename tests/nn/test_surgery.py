@@ -380,6 +380,29 @@ def test_records_that_do_not_fit_are_refused() -> None:
         swap_downsampling(small_resnet(), functools.partial(frequency_pool2d, window="band")).to_record()
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os:system",
+        "subprocess:Popen",
+        "builtins:exec",
+        "os:popen.__call__",
+        "torch.nn.functional:np",
+        "torch.nn:Conv2d",  # defined in torch.nn.modules.conv
+        "functools:partial",
+        "no colon",
+        ["os:system"],
+    ],
+)
+def test_a_record_cannot_name_what_is_no_pool(path: Any) -> None:
+    record = swap_downsampling(small_resnet()).to_record()
+    record["layers"] = [layer | {"pool": path} for layer in record["layers"]]
+    net = small_resnet()
+    with pytest.raises(InputError, match="import the module"):
+        apply_record(net, record)
+    assert revert_downsampling(net) == ()
+
+
 def test_the_report_reads_as_a_table() -> None:
     net = nn.Sequential(small_resnet()[0], HiddenSteps())
     text = str(swap_downsampling(net, example_input=_image(64, 64)))
