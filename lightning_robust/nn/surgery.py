@@ -52,8 +52,9 @@ def swap_downsampling(
             stride^2 times the work. 1 x 1 convolutions always pool first, which is the same and cheaper.
         max_pool: ``"replace"`` (default, as in the released networks) drops the maximum; ``"max_then_pool"`` takes it
             with stride 1 before pooling.
-        include: name patterns (``fnmatch``, as ``"layer[34].*"``) of the layers to swap; all by default.
-        exclude: name patterns of layers to leave alone.
+        include: name patterns (``fnmatch``, as ``"layer[34].*"``) of the layers to swap; all by default. Calls with
+            other choices for other layers add up.
+        exclude: name patterns of layers to leave alone, also where they are swapped in another way.
         example_input: a batch, or a tuple or dict of the arguments of ``model``. One run in evaluation mode then finds
             what layers cannot show: functional pools and strided slices.
 
@@ -61,7 +62,7 @@ def swap_downsampling(
         The report: what was changed, skipped (with reasons) and could not be reached.
 
     Raises:
-        InputError: if a choice is unknown, or a layer is already swapped in another way.
+        InputError: if a choice is unknown, or a selected layer is already swapped in another way.
 
     Warns:
         NoEffectWarning: if nothing was changed.
@@ -79,15 +80,18 @@ def swap_downsampling(
     swaps: list[tuple[nn.Module, Swap]] = []
     for names, module in _layers(model):
         name, kind = names[0], _kind(module)
+        choice = _choice(names, include, exclude)
         there = specification(module)
         if there is not None:
+            if choice and not _is_as_asked(module, there, settings):
+                skipped.append(SkippedLayer(name, kind, f"{choice}; swapped before, {there}"))
+                continue
             _refuse_other(name, module, there, settings)
             changed.append(ChangedLayer(name, kind, there))
             continue
         planned = plan(module, settings)
         if planned is None:
             continue
-        choice = _choice(names, include, exclude)
         if isinstance(planned, str) or choice:
             skipped.append(SkippedLayer(name, kind, choice or str(planned)))
             continue
@@ -179,13 +183,16 @@ def _matches(names: list[str], patterns: str | Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in several)
 
 
+def _is_as_asked(module: nn.Module, there: Downsampling, asked: Settings) -> bool:
+    return (there.pool, there.max_pool, there.order) == (asked.pool, asked.max_pool, effective_order(module, asked))
+
+
 def _refuse_other(name: str, module: nn.Module, there: Downsampling, asked: Settings) -> None:
-    order = effective_order(module, asked)
-    if (there.pool, there.max_pool, there.order) != (asked.pool, asked.max_pool, order):
+    if not _is_as_asked(module, there, asked):
         raise InputError(
             f"{name} is already swapped ({there}, max_pool={there.max_pool}), and pool={pool_name(asked.pool)}, "
-            f"order={order}, max_pool={asked.max_pool} was asked for: call revert_downsampling first, or give the same "
-            "choices."
+            f"order={effective_order(module, asked)}, max_pool={asked.max_pool} was asked for: call "
+            "revert_downsampling first, leave the layer out by exclude, or give the same choices."
         )
 
 

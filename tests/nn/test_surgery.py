@@ -337,6 +337,23 @@ def test_another_swap_on_top_is_refused() -> None:
             swap_downsampling(net, **choices)
 
 
+@pytest.mark.parametrize("choice", [{"include": "2.*"}, {"exclude": ["0.*", "1.*"]}])
+def test_layers_that_are_not_selected_keep_another_swap(choice: dict[str, Any]) -> None:
+    net = small_resnet().eval()
+    swap_downsampling(net, "flc", order="lowpass", include=["0.*", "1.*"])
+    report = swap_downsampling(net, "asap", **choice)
+    assert [layer.name for layer in report.changed] == ["2.0"]
+    assert {layer.name for layer in report.skipped} == {"0.0", "0.2", "1.conv1", "1.shortcut", "2.1"}
+    assert {net.get_submodule(name).downsampling.pool for name in ("0.0", "1.conv1")} == {"flc"}
+    assert swap_downsampling(net, "asap", **choice) == report
+    once = small_resnet().eval()
+    swap_downsampling(once, "flc", order="lowpass", include=["0.*", "1.*"])
+    swap_downsampling(once[2], "asap")
+    assert torch.equal(net(_image(32, 32)), once(_image(32, 32)))
+    with pytest.raises(InputError, match=r"1\.conv1 is already swapped"):
+        swap_downsampling(net, "asap", exclude="0.*")
+
+
 def test_the_record_is_plain_and_reapplies() -> None:
     net = small_resnet().eval()
     record = swap_downsampling(net, "flc", order="lowpass", exclude="0.0").to_record()
