@@ -89,7 +89,10 @@ class ImageSpec:
         if (self.mean is None) != (self.std is None):
             raise InputError(f"ImageSpec has mean={self.mean} and std={self.std}: give both, or neither.")
         if self.mean is not None and self.std is not None:
-            Normalization(tuple(self.mean), tuple(self.std))
+            # YAML gives lists: two specs that say the same must be equal
+            checked = Normalization(tuple(self.mean), tuple(self.std))
+            object.__setattr__(self, "mean", checked.mean)
+            object.__setattr__(self, "std", checked.std)
 
     @property
     def normalization(self) -> Normalization | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jsonargparse
 import pytest
 import torch
 from hypothesis import given
@@ -34,6 +35,22 @@ def test_impossible_normalizations(mean, std):
         Normalization(mean, std)
     with pytest.raises(InputError):
         ImageSpec(mean=(0.5,))
+
+
+def test_specs_that_say_the_same_are_equal():
+    listed = ImageSpec(mean=[0.5, 0, 1], std=[1, 1.0, 0.25], image_key="image")
+    assert listed == ImageSpec(mean=(0.5, 0.0, 1.0), std=(1.0, 1.0, 0.25), image_key="image")
+    assert (listed.mean, listed.std) == ((0.5, 0.0, 1.0), (1.0, 1.0, 0.25))
+    assert {type(value) for value in (*listed.mean, *listed.std)} == {float}
+    assert listed != ImageSpec(mean=(0.5, 0.0, 0.9), std=(1.0, 1.0, 0.25), image_key="image")
+
+
+def test_a_spec_from_yaml_is_equal_to_one_from_code():
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(ImageSpec, "spec")
+    configured = parser.parse_string("spec: {mean: [0.5, 0.25, 1], std: [1, 0.5, 2]}")
+    spec = parser.instantiate_classes(configured).spec
+    assert spec == ImageSpec((0.5, 0.25, 1.0), (1.0, 0.5, 2.0))
 
 
 def test_channels_must_fit():
