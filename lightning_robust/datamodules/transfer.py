@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_robust.augmentations.batch.apply import augment_batch
-from lightning_robust.errors import InputError
 
 
 def unit_float(image: Tensor, device: torch.device) -> Tensor:
@@ -39,13 +38,7 @@ def augment(transform: nn.Module, image: Tensor, target: Any, *, seed: int) -> t
     device = image.device
     # Kornia's kernels are float32 and fail on what autocast makes of their inputs
     with torch.autocast(device.type, enabled=False), seeded(seed, device):
-        augmented, target = augment_batch(transform.to(device), image, target)
-    if not isinstance(augmented, Tensor) or augmented.ndim != 4:
-        raise InputError(
-            f"batch_transform returned {type(augmented).__name__} for a batch of images; it must return a tensor "
-            "(B, C, H, W)."
-        )
-    return augmented, target
+        return augment_batch(transform.to(device), image, target)
 
 
 @contextmanager

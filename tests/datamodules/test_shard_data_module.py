@@ -308,7 +308,7 @@ def test_missing_arguments_are_named(shards, tmp_path):
         _trainer(tmp_path).test(Net(), _data(shards))
     with pytest.raises(InputError, match="batch_format"):
         _data(shards, batch_format="list")
-    with pytest.raises(InputError, match="batch_transform returned tuple"):
+    with pytest.raises(InputError, match="_Pair returned tuple"):
         _trainer(tmp_path).fit(Net(), _data(shards, batch_transform=_Pair()))
 
 

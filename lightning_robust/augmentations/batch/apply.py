@@ -19,10 +19,11 @@ def augment_batch(augmentation: nn.Module, image: Tensor, target: Any) -> tuple[
         target: masks, boxes, labels, or None.
 
     Returns:
-        Image and target.
+        Image and target; the image floating, (B, C, H, W), of any size. Its range is not checked.
 
     Raises:
-        InputError: if the augmentation asks for a target and the batch has none, or asks for more than one.
+        InputError: if the augmentation asks for a target and the batch has none, asks for more than one, or returns
+            what is no batch of as many images.
     """
     keys = getattr(augmentation, "data_keys", None) or ["input"]
     if len(keys) > 2 or (len(keys) == 2 and target is None):
@@ -30,8 +31,22 @@ def augment_batch(augmentation: nn.Module, image: Tensor, target: Any) -> tuple[
             f"{type(augmentation).__name__} has data_keys={[str(k) for k in keys]}, but the batch holds an image and "
             f"{'no target' if target is None else 'one target'}. Give data_keys that fit, such as ['input', 'mask']."
         )
-    if len(keys) == 2:
-        augmented, carried = augmentation(image, target)
-        return augmented, carried
-    augmented = augmentation(image)
-    return augmented, target
+    augmented, carried = augmentation(image, target) if len(keys) == 2 else (augmentation(image), target)
+    _check_result(augmentation, image, augmented)
+    return augmented, carried
+
+
+def _check_result(augmentation: nn.Module, image: Tensor, augmented: Any) -> None:
+    # Not the range: the program would wait for the device, and noise or a bicubic resize may overshoot a little.
+    if isinstance(augmented, Tensor):
+        if augmented.ndim == 4 and len(augmented) == len(image) and augmented.is_floating_point():
+            return
+        dtype, shape = str(augmented.dtype).removeprefix("torch."), tuple(augmented.shape)
+        found = f"a {dtype} tensor of shape {shape}"
+    else:
+        found = type(augmented).__name__
+    raise InputError(
+        f"{type(augmentation).__name__} returned {found} for a batch of shape {tuple(image.shape)}; an augmentation "
+        "must return a floating tensor (B, C, H, W) with one image for each it was given. Wrap it in a module that "
+        "does, or give an AugmentationSequential with data_keys."
+    )
