@@ -63,16 +63,24 @@ class AdversarialTraining(StepCallback):
         spec: ImageSpec | None = None,
     ) -> None:
         super().__init__(stages=("train",), spec=spec)
-        if attack not in ("fgsm", "pgd"):
-            raise InputError(f'attack={attack!r} should be "fgsm" or "pgd".')
+        if attack not in ("fgsm", "pgd") or norm not in ("linf", "l2") or mode not in ("eval", "train"):
+            raise InputError(
+                f'attack={attack!r} should be "fgsm" or "pgd", norm={norm!r} "linf" or "l2", mode={mode!r} "eval" or '
+                '"train".'
+            )
+        if not eps >= 0 or steps < 1:
+            raise InputError(f"eps={eps} should be a budget of at least 0, and steps={steps} at least 1.")
+        if norm == "linf" and eps > 1:
+            raise InputError(f"eps={eps} is more than a whole [0, 1] image; for 8-bit levels write {eps:g} / 255.")
         self.eps, self.attack, self.norm, self.steps = eps, attack, norm, steps
         self.step_size = step_size if step_size is not None else eps * (1.25 if attack == "fgsm" else 0.25)
         self.random_start, self.mode, self.guard = random_start, mode, guard
         self.forward_fn, self.loss_fn, self.output_key = forward_fn, loss_fn, output_key
-        self.accuracy: float | None = None
+        self._accuracy: float | None = None
         self._kept: dict[str, Tensor] | None = None
         self._set: GuardSet | None = None
         self._network: nn.Module | None = None
+        self._checks = self._first_epoch = 0
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments as plain data."""
@@ -86,14 +94,6 @@ class AdversarialTraining(StepCallback):
             "mode": self.mode,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Save the settings and the accuracy of the last check."""
-        return super().state_dict() | {"accuracy": self.accuracy}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the accuracy of the last check."""
-        self.accuracy = state_dict.get("accuracy")
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Join the steps of a training run."""
         if stage != "fit":
@@ -102,6 +102,16 @@ class AdversarialTraining(StepCallback):
         if self.guard is not None:
             self._set = GuardSet(max(1, self.guard.images // trainer.world_size))
         super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the guard's checks from where the run begins or resumes."""
+        if self.guard is not None:
+            self._checks, self._first_epoch = trainer.global_step // self.guard.every_n_steps, trainer.current_epoch
+
+    def release(self, module: pl.LightningModule) -> None:
+        """Leave the steps and let go of images, weights and net."""
+        super().release(module)
+        self._accuracy = self._kept = self._set = self._network = None
 
     def transform(self, step: Step) -> None:
         """Attack the published image."""
@@ -125,54 +135,65 @@ class AdversarialTraining(StepCallback):
             options["steps"] = self.steps
         step.image = (fgsm if self.attack == "fgsm" else pgd)(network, image, step.target, **options)
         self._network = network
-        if self._set is not None and not self._set.complete:
-            self._set.collect(image, step.target)
+        if self._set is not None and step.module.trainer.current_epoch == self._first_epoch:
+            self._set.collect(step.original, step.original_target)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check for collapse every ``guard.every_n_steps`` optimizer steps."""
-        guard, images, network = self.guard, self._set, self._network
-        self._network = None
-        if guard is None or images is None or network is None or not images.complete:
+        network, self._network = self._network, None
+        if self.guard is None or self._set is None or network is None:
             return
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step % guard.every_n_steps:
-            return
-        single, iterated = images.accuracy(network, eps=self.eps, norm=self.norm, steps=guard.steps)
-        both = trainer.strategy.reduce(torch.stack([single, iterated]), reduce_op="mean")
-        single_accuracy, accuracy = both.tolist()
-        pl_module.log_dict(
-            {"adversarial/fgsm_accuracy": single_accuracy, "adversarial/pgd_accuracy": accuracy},
-            prog_bar=True,
-            batch_size=1,
-        )
-        before, self.accuracy = self.accuracy, accuracy
-        if before is not None and before - accuracy > guard.drop:
-            self._act(trainer, pl_module, guard, before, accuracy)
-        elif guard.action == "restore":
-            self._kept = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+        checks = trainer.global_step // self.guard.every_n_steps
+        if checks > self._checks:
+            self._checks = checks
+            self._check(trainer, pl_module, self.guard, self._set, network)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the steps and let the kept tensors go."""
-        super().teardown(trainer, pl_module, stage)
-        self._kept = self._set = self._network = None
+    def _check(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        guard: OverfittingGuard,
+        kept: GuardSet,
+        network: nn.Module,
+    ) -> None:
+        counts = kept.counts(network, eps=self.eps, norm=self.norm, steps=guard.steps)
+        # every process is here at the same step, whatever it has collected
+        summed = torch.tensor(counts, dtype=torch.float32, device=module.device)
+        single, iterated, images = trainer.strategy.reduce(summed, reduce_op="sum").tolist()
+        if images == 0:
+            rank_zero_warn(
+                f"The guard against catastrophic overfitting cannot look: {kept.refused or 'it has no images'}. "
+                "Pass guard=None, or train with class indices.",
+                category=RobustWarning,
+            )
+            return
+        values = {"adversarial/fgsm_accuracy": single / images, "adversarial/pgd_accuracy": iterated / images}
+        module.log_dict(values, prog_bar=True, logger=False, batch_size=1)
+        for logger in trainer.loggers:  # now, and not at the next step that is logged
+            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
+        before, self._accuracy = self._accuracy, iterated / images
+        if before is not None and before - self._accuracy > guard.drop:
+            self._act(trainer, module, guard, before, self._accuracy)
+        elif guard.action == "restore":
+            self._kept = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
     def _act(
         self, trainer: pl.Trainer, module: pl.LightningModule, guard: OverfittingGuard, before: float, now: float
     ) -> None:
-        told = {
-            "warn": "Training goes on.",
-            "stop": "Training stops.",
-            "restore": "The weights of the last good check are restored and training goes on.",
-        }[guard.action]
+        if guard.action == "stop":
+            trainer.should_stop = True
+            told = "Training stops."
+        elif guard.action == "restore" and self._kept is not None:
+            module.load_state_dict(self._kept)
+            self._accuracy = before
+            told = "The weights of the last good check are restored and training goes on."
+        else:
+            told = "Training goes on."
         rank_zero_warn(
             f"Catastrophic overfitting: PGD-{guard.steps} accuracy on {guard.images} training images fell from "
             f"{before:.2f} to {now:.2f} within {guard.every_n_steps} steps. {told} Lower eps or step_size, or take "
             'attack="pgd".',
             category=RobustWarning,
         )
-        if guard.action == "stop":
-            trainer.should_stop = True
-        elif guard.action == "restore" and self._kept is not None:
-            module.load_state_dict(self._kept)
-            self.accuracy = before

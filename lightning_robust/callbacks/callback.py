@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from lightning_robust.callbacks.contribution import Step
-from lightning_robust.callbacks.step import attach, detach
+from lightning_robust.callbacks.step import StepPipeline, attach, detach
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.images import ImageSpec
 
@@ -39,6 +39,8 @@ class StepCallback(pl.Callback):
             raise InputError(f"stages={stages!r} should be a list of names from {list(STAGE_NAMES)}.")
         self.stages = tuple(stages)
         self.spec = spec
+        self._pipeline: StepPipeline | None = None
+        self._pictured: set[tuple[str, int]] = set()
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments that name this callback, as plain data for the checkpoint."""
@@ -65,20 +67,45 @@ class StepCallback(pl.Callback):
         return self._generate_state_key(**self.settings())
 
     def state_dict(self) -> dict[str, Any]:
-        """Save the settings as plain data."""
-        return self.settings()
+        """Save the settings, and the seed that a resumed run needs to draw what the first would have drawn."""
+        return self.settings() | {"seed": None if self._pipeline is None else self._pipeline.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the seed of the run that wrote the checkpoint."""
+        if self._pipeline is not None and state_dict.get("seed") is not None:
+            self._pipeline.seed = state_dict["seed"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Join the steps of the module."""
-        attach(trainer, pl_module, self)
+        self._pictured.clear()
+        self._pipeline = attach(trainer, pl_module, self)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the steps of the module."""
-        detach(pl_module, self)
+        self.release(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the steps of the module; Lightning calls no teardown when a run raises."""
-        detach(pl_module, self)
+        self.release(pl_module)
+
+    def release(self, module: pl.LightningModule) -> None:
+        """Leave the steps of a module and let go of what belonged to the run."""
+        detach(module, self)
+        self._pipeline = None
+
+    def first_of_epoch(self, trainer: pl.Trainer, stage: str) -> bool:
+        """Whether a picture of this stage and epoch is still to be shown."""
+        key = (stage, trainer.current_epoch)
+        if trainer.sanity_checking or key in self._pictured:
+            return False
+        self._pictured.add(key)
+        return True
+
+
+def is_sharded(trainer: pl.Trainer) -> bool:
+    """Whether the strategy keeps no whole parameters on a process: FSDP, DeepSpeed, tensor parallelism."""
+    names = {cls.__name__ for cls in type(trainer.strategy).__mro__}
+    return bool(names & {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"})
 
 
 def refuse_sharded(trainer: pl.Trainer, method: str) -> None:
@@ -87,10 +114,8 @@ def refuse_sharded(trainer: pl.Trainer, method: str) -> None:
     Raises:
         UnsupportedError: under FSDP, DeepSpeed or tensor parallelism.
     """
-    names = {cls.__name__ for cls in type(trainer.strategy).__mro__}
-    sharded = names & {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
-    if sharded:
+    if is_sharded(trainer):
         raise UnsupportedError(
-            f"{method} differentiates the net by its input, which {sorted(sharded)[0]} does not support with sharded "
-            'parameters. Use Trainer(strategy="ddp"), or leave the callback out.'
+            f"{method} differentiates the net by its input, which {type(trainer.strategy).__name__} does not support "
+            'with sharded parameters. Use Trainer(strategy="ddp"), or leave the callback out.'
         )

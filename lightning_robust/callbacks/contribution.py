@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +33,7 @@ class Step:
         seed: one number for this step and rank.
         image: what the net will see: a [0, 1] float tensor (B, C, H, W), a uint8 one, or a list of either.
         published: the image after every transform that is not an attack.
+        original: the image before any transform; ``original_target`` goes with it.
         output: what the user's step returned.
         loss: the loss in it, None outside training.
     """
@@ -46,6 +47,8 @@ class Step:
     seed: int
     image: Images = field(init=False)
     published: Images = field(init=False)
+    original: Images = field(init=False)
+    original_target: Any = field(init=False)
     output: Any = None
     loss: Tensor | None = None
     leaf: Tensor | None = None
@@ -53,8 +56,7 @@ class Step:
     def __post_init__(self) -> None:
         self.image = self._unit(self.received)
         self.published = self.image
-        self._untouched = self.image
-        self._target = self.target
+        self.original, self.original_target = self.image, self.target
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +66,7 @@ class Step:
     @property
     def changed(self) -> bool:
         """Whether the user's step must get another batch."""
-        return self.leaf is not None or self.image is not self._untouched or self.target is not self._target
+        return self.leaf is not None or self.image is not self.original or self.target is not self.original_target
 
     def float_image(self, wanted_by: str) -> Tensor:
         """Return the image as one float tensor.
@@ -169,7 +171,13 @@ class NetworkLogits(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, classes)."""
         given = _for_batch(self.spec, image, self.dtype)
-        output = self.module(given) if self.forward_fn is None else self.forward_fn(self.module, given)
+        try:
+            output = self.module(given) if self.forward_fn is None else self.forward_fn(self.module, given)
+        except NotImplementedError as error:
+            raise UnsupportedError(
+                f"{type(self.module).__name__} has no forward from images to logits, which is needed here. Define one, "
+                "or pass forward_fn: a function (module, image) -> logits."
+            ) from error
         if self.output_key is not None:
             output = (
                 output[self.output_key] if hasattr(output, "__getitem__") else getattr(output, str(self.output_key))
@@ -190,11 +198,11 @@ def loss_of(output: Any) -> Tensor | None:
 
 def with_loss(output: Any, loss: Tensor) -> Any:
     """Return a step's output with another loss, of the same type."""
-    if isinstance(output, Mapping):
+    if isinstance(output, MutableMapping):
         new = copy.copy(output)
-        new["loss"] = loss  # type: ignore[index]
+        new["loss"] = loss
         return new
-    return loss
+    return {**output, "loss": loss} if isinstance(output, Mapping) else loss
 
 
 def _as_unit(spec: ImageSpec, image: Tensor) -> Tensor:

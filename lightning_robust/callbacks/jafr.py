@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from lightning_robust.callbacks.contribution import ForwardFn, Step
 from lightning_robust.callbacks.pictures import log_picture
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.functional import jacobian_spectrum, spectrum_frequency_bias
+from lightning_robust.functional.jafr import check_bias_options
 from lightning_robust.images import ImageSpec
 
 LossFn = Callable[[Tensor, Any], Tensor]
@@ -68,13 +70,15 @@ class JacobianFrequencyRegularization(StepCallback):
         spec: ImageSpec | None = None,
     ) -> None:
         super().__init__(stages=("train",), spec=spec)
-        if forward not in ("auto", "shared", "clean"):
-            raise InputError(f'forward={forward!r} should be "auto", "shared" or "clean".')
+        if forward not in ("auto", "shared", "clean") or not math.isfinite(weight):
+            raise InputError(
+                f'forward={forward!r} should be "auto", "shared" or "clean", and weight={weight} a number.'
+            )
+        check_bias_options(variant, reduction, max_power=1.0, temperature=1.0, direction=direction)
         self.weight, self.forward, self.sync_spectrum = weight, forward, sync_spectrum
         self.variant, self.reduction, self.direction = variant, reduction, direction
         self.forward_fn, self.loss_fn, self.output_key = forward_fn, loss_fn, output_key
         self.takes: Literal["shared", "clean"] = "shared"
-        self._pictured = -1
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments as plain data."""
@@ -108,14 +112,13 @@ class JacobianFrequencyRegularization(StepCallback):
     def penalty(self, step: Step) -> Tensor:
         """Return ``-weight * b``."""
         gradient = step.input_gradient() if self.takes == "shared" else self._clean_gradient(step)
-        spectrum = self._synchronized(gradient)
+        trainer: pl.Trainer = step.module.trainer
+        spectrum = self._spectrum(gradient, trainer.world_size if self.sync_spectrum else 1)
         bias = spectrum_frequency_bias(
             spectrum, variant=self.variant, reduction=self.reduction, direction=self.direction
         )
         step.module.log("jafr/bias", bias.detach(), prog_bar=True, batch_size=len(gradient))
-        trainer: pl.Trainer = step.module.trainer
-        if trainer.current_epoch != self._pictured:
-            self._pictured = trainer.current_epoch
+        if self.first_of_epoch(trainer, "train"):
             log_picture(trainer, "jafr/spectrum", _as_picture(spectrum.detach()))
         return -self.weight * bias
 
@@ -145,9 +148,8 @@ class JacobianFrequencyRegularization(StepCallback):
         (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
         return gradient
 
-    def _synchronized(self, gradient: Tensor) -> Tensor:
-        world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if world == 1 or not self.sync_spectrum:
+    def _spectrum(self, gradient: Tensor, world: int) -> Tensor:
+        if world == 1:
             return jacobian_spectrum(gradient)
         # a gradient of the global mean is a local one over the number of processes
         local = jacobian_spectrum(gradient / world)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_robust.attacks import fgsm, pgd
+from lightning_robust.attacks import fgsm, frozen_model, pgd
 from lightning_robust.errors import InputError
 from lightning_robust.seeds import derive
 
@@ -20,9 +20,12 @@ class OverfittingGuard:
     Single-step adversarial training can collapse within an epoch: FGSM accuracy rises and PGD accuracy falls to zero
     (Wong et al., ICLR 2020, whose code stops at a fall of more than 0.2).
 
+    The images are the first of the run, before this package's callbacks change them; a resumed run collects anew and
+    takes its first check as the baseline. ``restore`` loads weights only: the optimizer keeps its momentum.
+
     Args:
         every_n_steps: optimizer steps between two checks.
-        images: how many training images are kept, over all processes.
+        images: how many training images are kept, over all processes; at most those of one epoch.
         steps: of PGD.
         drop: fall of PGD accuracy between two checks that counts as collapse.
         action: "warn", "stop" training, or "restore" the weights of the last good check and go on.
@@ -42,45 +45,39 @@ class OverfittingGuard:
 
 
 class GuardSet:
-    """The fixed images of one process, collected from the first batches of training."""
+    """The fixed images of one process: the first of the run's training images, as the data pipeline made them."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
+        self.refused: str | None = None
         self._images: list[Tensor] = []
         self._targets: list[Tensor] = []
 
-    @property
-    def complete(self) -> bool:
-        """Whether enough images are kept."""
-        return sum(len(i) for i in self._images) >= self.wanted
+    def __len__(self) -> int:
+        return sum(len(images) for images in self._images)
 
-    def collect(self, image: Tensor, target: Any) -> None:
-        """Keep images and class indices until there are enough."""
-        if self.complete or not isinstance(target, Tensor) or target.is_floating_point() or target.ndim != 1:
+    def collect(self, image: Any, target: Any) -> None:
+        """Keep images and their class indices until there are enough."""
+        if len(self) >= self.wanted:
             return
-        room = self.wanted - sum(len(i) for i in self._images)
+        if not isinstance(target, Tensor) or target.is_floating_point() or target.ndim != 1:
+            self.refused = "targets are no class indices"
+            return
+        room = self.wanted - len(self)
         self._images.append(image[:room].detach().clone())
         self._targets.append(target[:room].detach().clone())
 
-    def accuracy(
+    def counts(
         self, network: nn.Module, *, eps: float, norm: Literal["linf", "l2"], steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the accuracy under FGSM and under PGD, each one number."""
-        image, target = torch.cat(self._images), torch.cat(self._targets)
-        seeds = derive(torch.arange(len(image), device=image.device), "guard")
-        single = fgsm(network, image, target, eps=eps, norm=norm, seeds=seeds)
-        iterated = pgd(network, image, target, eps=eps, norm=norm, seeds=seeds, steps=steps)
-        accuracies = [_correct(network, adversarial, target).float().mean() for adversarial in (single, iterated)]
-        return accuracies[0], accuracies[1]
-
-
-@torch.no_grad()
-def _correct(network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        logits: Tensor = network(image)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return logits.argmax(1) == target
+    ) -> tuple[int, int, int]:
+        """Return how many images stay right under FGSM, how many under PGD, and how many there are."""
+        single = iterated = 0
+        with frozen_model(network):
+            for number, (image, target) in enumerate(zip(self._images, self._targets, strict=True)):
+                seeds = derive(torch.arange(len(image), device=image.device), "guard", number)
+                once = fgsm(network, image, target, eps=eps, norm=norm, seeds=seeds)
+                often = pgd(network, image, target, eps=eps, norm=norm, seeds=seeds, steps=steps)
+                with torch.no_grad():
+                    single += int((network(once).argmax(1) == target).sum())
+                    iterated += int((network(often).argmax(1) == target).sum())
+        return single, iterated, len(self)

@@ -1,4 +1,4 @@
-"""Pictures for the Trainer's logger; a logger that takes none leaves them as PNG in ``log_dir``."""
+"""Pictures for the Trainer's logger; one that takes none gets them as PNG in its folder. No logger, no pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def log_picture(trainer: pl.Trainer, name: str, image: Tensor) -> None:
         name: such as ``"sharpening/validate"``.
         image: (C, H, W) with 1 or 3 channels, in [0, 1].
     """
-    if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+    if not trainer.is_global_zero or not trainer.loggers or getattr(trainer, "fast_dev_run", False):
         return
     picture = (image.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     if picture.shape[0] == 1:

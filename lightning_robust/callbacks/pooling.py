@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import types
+import dataclasses
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -12,12 +13,13 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_robust.batches import BatchAdapter
+from lightning_robust.callbacks.callback import is_sharded
 from lightning_robust.callbacks.step import declared_spec, is_defined_by_user
+from lightning_robust.callbacks.surgery_hooks import leave, operate
 from lightning_robust.errors import InputError, NoEffectWarning, RobustWarning, UnsupportedError
 from lightning_robust.images import ImageSpec
 from lightning_robust.nn import SwapReport, find_unreached, swap_downsampling
 
-RECORD = "lightning_robust"
 _COPIERS = {"WeightAveraging", "EMAWeightAveraging", "StochasticWeightAveraging"}
 
 
@@ -26,8 +28,9 @@ class FrequencyPooling(pl.Callback):
 
     The swap happens in ``setup`` and after the module's ``configure_model``, before optimizers exist; it stays after
     the run, since the net was trained with it (:func:`lightning_robust.nn.revert_downsampling` undoes it). A record of
-    it goes into every checkpoint, and a checkpoint with another record is refused. The first batch shows, by one
-    forward pass of one image, which downsampling no swap of layers can reach.
+    it goes into every checkpoint that the Trainer writes, and the Trainer refuses a checkpoint with another record. The
+    first batch shows, by one forward pass of one image, which downsampling no swap of layers can reach; it is named in
+    a warning and in ``report``.
 
     Args:
         pool: "asap", "flc", "blur", or a callable ``(x, output_size) -> y``.
@@ -55,7 +58,8 @@ class FrequencyPooling(pl.Callback):
         self.pool, self.order, self.max_pool = pool, order, max_pool
         self.include, self.exclude, self.on_nothing, self.spec = include, exclude, on_nothing, spec
         self.report: SwapReport | None = None
-        self._probed = False
+        self._said = ""
+        self._probed: weakref.ref[pl.LightningModule] | None = None
 
     @property
     def state_key(self) -> str:
@@ -65,7 +69,7 @@ class FrequencyPooling(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Save the settings as plain data."""
         return {
-            "pool": self.pool if isinstance(self.pool, str) else repr(self.pool),
+            "pool": self.pool if isinstance(self.pool, str) else f"{self.pool.__module__}:{_name(self.pool)}",
             "order": self.order,
             "max_pool": self.max_pool,
             "include": None if self.include is None else list(self.include),
@@ -83,18 +87,26 @@ class FrequencyPooling(pl.Callback):
                     "net before its layers are swapped. Put FrequencyPooling first."
                 )
         self._swap(pl_module)
-        if any(is_defined_by_user(pl_module, name) for name in ("setup", "configure_model")):
-            self._swap_after_configure_model(pl_module)
-        else:
+        if not operate(pl_module, self):
             self._say(pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the hook back; the layers stay swapped."""
-        self._restore_configure_model(pl_module)
+        """Take the hooks back; the layers stay swapped."""
+        leave(pl_module, self)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Take the hook back; Lightning calls no teardown when a run raises."""
-        self._restore_configure_model(pl_module)
+        """Take the hooks back; Lightning calls no teardown when a run raises."""
+        leave(pl_module, self)
+
+    def swap(self, module: pl.LightningModule) -> None:
+        """Swap the layers of a module, or say that there are none."""
+        self._swap(module)
+        self._say(module)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Return the swapped layers as plain data."""
+        layers: list[dict[str, Any]] = [] if self.report is None else self.report.to_record()["layers"]
+        return layers
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log how many layers were swapped."""
@@ -120,31 +132,6 @@ class FrequencyPooling(pl.Callback):
         """Probe the first batch."""
         self._probe(trainer, pl_module, batch)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Write the record of the swap."""
-        if self.report is not None:
-            checkpoint.setdefault(RECORD, {})["downsampling"] = self.report.to_record()
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Compare the record of a checkpoint with what was swapped here."""
-        found = checkpoint.get(RECORD, {}).get("downsampling")
-        own = None if self.report is None else self.report.to_record()
-        if found is None:
-            rank_zero_warn(
-                "The checkpoint holds no record of swapped layers: it comes from the plain net. Its weights are loaded "
-                "into the swapped one.",
-                category=RobustWarning,
-            )
-        elif found != own:
-            raise UnsupportedError(
-                f"The checkpoint was trained with another swap of downsampling layers. It records {found}; this run "
-                f"swapped {own}. Give FrequencyPooling the settings of the checkpoint."
-            )
-
     def _swap(self, module: pl.LightningModule) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoEffectWarning)  # said below, once, with the remedy
@@ -156,10 +143,13 @@ class FrequencyPooling(pl.Callback):
                 include=self.include,
                 exclude=self.exclude,
             )
+        self.report.to_record()  # a pool that no checkpoint can record is refused now, not after an epoch
 
     def _say(self, module: pl.LightningModule) -> None:
         if self.report is not None and self.report.changed:
-            rank_zero_info(f"FrequencyPooling: {self.report}")
+            if str(self.report) != self._said:
+                self._said = str(self.report)
+                rank_zero_info(f"FrequencyPooling: {self.report}")
             return
         told = (
             f"FrequencyPooling found no downsampling layer to swap in {type(module).__name__}: {self.report}. Take the "
@@ -169,26 +159,17 @@ class FrequencyPooling(pl.Callback):
             raise UnsupportedError(told)
         rank_zero_warn(told, category=NoEffectWarning)
 
-    def _swap_after_configure_model(self, module: pl.LightningModule) -> None:
-        callback = self
-
-        # Not wrapped by functools: Lightning would follow __wrapped__ to its own default and call nothing.
-        def configure_model(self: pl.LightningModule) -> None:
-            type(self).configure_model(self)
-            callback._swap(self)
-            callback._say(self)
-
-        vars(module)["configure_model"] = types.MethodType(configure_model, module)
-
-    def _restore_configure_model(self, module: pl.LightningModule) -> None:
-        vars(module).pop("configure_model", None)
-
     def _probe(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
-        if self._probed:
+        if batch is None or (self._probed is not None and self._probed() is module):
             return
-        self._probed = True
-        image, _ = BatchAdapter(declared_spec(module, trainer)).read(batch)
+        self._probed = weakref.ref(module)
+        if not is_defined_by_user(module, "forward"):
+            return
+        if is_sharded(trainer):
+            rank_zero_info("FrequencyPooling does not look for downsampling outside of layers in a sharded net.")
+            return
         try:
+            image, _ = BatchAdapter(declared_spec(module, trainer)).read(batch)
             unreached = find_unreached(module, image[:1])
         except Exception as error:  # the forward of a user's module may take anything
             rank_zero_info(
@@ -196,10 +177,15 @@ class FrequencyPooling(pl.Callback):
                 f"run on an image alone ({error})."
             )
             return
-        if unreached:
+        if unreached and self.report is not None:
+            self.report = dataclasses.replace(self.report, unreached=tuple(unreached))
             rank_zero_warn(
                 "FrequencyPooling cannot reach this downsampling, which is written as a function call: "
                 + "; ".join(str(one) for one in unreached)
                 + ". Write it as a layer to have it swapped.",
                 category=RobustWarning,
             )
+
+
+def _name(pool: Callable[..., Tensor]) -> str:
+    return getattr(pool, "__qualname__", type(pool).__qualname__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from lightning_robust.callbacks.callback import StepCallback
 from lightning_robust.callbacks.contribution import Step
 from lightning_robust.callbacks.pictures import log_picture, side_by_side
+from lightning_robust.errors import InputError
 from lightning_robust.functional import alpha_for_psnr, laplacian_sharpen, texture_intensity
 from lightning_robust.images import ImageSpec
 
@@ -30,6 +32,9 @@ class PreemptiveSharpening(StepCallback):
         levels: 256 rounds to 8 bits as a published image is; None leaves it continuous.
         psnr: in dB; picks alpha per image so that the published image has this distortion, instead of ``alpha``.
         spec: how batches look, if no other callback says so.
+
+    Raises:
+        InputError: for a negative strength or another nonsense.
 
     Example:
         >>> PreemptiveSharpening(0.15).stages
@@ -50,9 +55,13 @@ class PreemptiveSharpening(StepCallback):
         spec: ImageSpec | None = None,
     ) -> None:
         super().__init__(stages=stages, spec=spec)
+        if not 0 <= alpha < math.inf or neighbors not in (4, 8) or (psnr is not None and not psnr > 0):
+            raise InputError(
+                f"alpha={alpha}, neighbors={neighbors}, psnr={psnr}: give a strength of at least 0, 4 or 8 neighbors, "
+                "and a positive PSNR in dB or None."
+            )
         self.alpha, self.neighbors, self.normalize = alpha, neighbors, normalize
         self.levels, self.psnr = levels, psnr
-        self._pictured: set[tuple[str, int]] = set()
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments as plain data."""
@@ -68,33 +77,38 @@ class PreemptiveSharpening(StepCallback):
         """Publish the batch."""
         before = step.image
         if isinstance(before, Tensor):
-            step.image = self._publish(before)
-            self._report(step, before, step.image)
+            alpha = self._strength(before)
+            step.image = self._publish(before, alpha)
+            self._report(step, before, step.image, alpha)
         else:
-            step.image = [self._publish(one[None])[0] for one in before]
+            step.image = [self._publish(one[None], self._strength(one[None]))[0] for one in before]
 
-    def _publish(self, image: Tensor) -> Tensor:
-        options: dict[str, Any] = {"neighbors": self.neighbors, "normalize": self.normalize, "levels": self.levels}
-        alpha = self.alpha if self.psnr is None else alpha_for_psnr(image, self.psnr, **options)
-        return laplacian_sharpen(image, alpha, **options)
+    def _strength(self, image: Tensor) -> float | Tensor:
+        return self.alpha if self.psnr is None else alpha_for_psnr(image, self.psnr, **self._operator())
 
-    def _report(self, step: Step, before: Tensor, after: Tensor) -> None:
+    def _publish(self, image: Tensor, alpha: float | Tensor) -> Tensor:
+        return laplacian_sharpen(image, alpha, **self._operator())
+
+    def _operator(self) -> dict[str, Any]:
+        return {"neighbors": self.neighbors, "normalize": self.normalize, "levels": self.levels}
+
+    def _report(self, step: Step, before: Tensor, after: Tensor, alpha: float | Tensor) -> None:
         trainer: pl.Trainer = step.module.trainer
-        if step.stage != "predict":
+        if step.stage != "predict":  # where Lightning takes no values
             unit = 255.0 if before.dtype == torch.uint8 else 1.0
             error = ((after.float() - before.float()) / unit).square().flatten(1).mean(1).clamp_min(1e-10)
             values = {
-                "sharpening/psnr": (-10 * error.log10()).mean(),
-                "sharpening/texture": texture_intensity(after).mean(),
+                "alpha": torch.as_tensor(alpha, dtype=torch.float32).mean(),
+                "psnr": (-10 * error.log10()).mean(),
+                "texture": texture_intensity(after).float().mean(),
             }
             step.module.log_dict(
-                {f"{name}/{step.stage}": value for name, value in values.items()},
+                {f"sharpening/{name}/{step.stage}": value.to(step.device) for name, value in values.items()},
                 on_step=False,
                 on_epoch=True,
                 sync_dist=True,
                 batch_size=len(after),
             )
-        if (step.stage, trainer.current_epoch) not in self._pictured and not trainer.sanity_checking:
-            self._pictured.add((step.stage, trainer.current_epoch))
+        if self.first_of_epoch(trainer, step.stage):
             scale = 255.0 if after.dtype == torch.uint8 else 1.0
             log_picture(trainer, f"sharpening/{step.stage}", side_by_side(before[0] / scale, after[0] / scale))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import types
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -37,8 +38,11 @@ STAGES = {
 _pipelines: WeakKeyDictionary[Any, StepPipeline] = WeakKeyDictionary()
 
 
-def attach(trainer: pl.Trainer, module: pl.LightningModule, callback: Contributor) -> None:
+def attach(trainer: pl.Trainer, module: pl.LightningModule, callback: Contributor) -> StepPipeline:
     """Let a callback take part in the steps of a module until :func:`detach`.
+
+    Returns:
+        The pipeline that it shares with the other callbacks of the run.
 
     Raises:
         UnsupportedError: if a step takes a ``dataloader_iter``, or an attack stands before a transform.
@@ -53,6 +57,7 @@ def attach(trainer: pl.Trainer, module: pl.LightningModule, callback: Contributo
     except Exception:
         detach(module, callback)
         raise
+    return pipeline
 
 
 def detach(module: pl.LightningModule, callback: Contributor) -> None:
@@ -126,15 +131,17 @@ class StepPipeline:
         order = {id(c): i for i, c in enumerate(_callbacks_of(trainer))}
         self.callbacks.append(callback)
         self.callbacks.sort(key=lambda c: order.get(id(c), len(order)))
-        attacker = None
-        for one in self.callbacks:
-            if attacker is not None and one.transforms and not one.attacks:
-                raise UnsupportedError(
-                    f"{type(attacker).__name__} stands before {type(one).__name__} in Trainer(callbacks=[...]), but "
-                    "an attack acts on the image that is published: put the attacking callback last."
-                )
-            attacker = one if one.attacks else attacker
+        for stage in STAGES.values():
+            self._check_order([c for c in self.callbacks if c.transforms and c.acts_on(stage)])
         self.adapter = BatchAdapter(declared_spec(module, trainer))
+
+    def _check_order(self, transforms: Sequence[Contributor]) -> None:
+        for first, second in itertools.pairwise(transforms):
+            if first.attacks and not second.attacks:
+                raise UnsupportedError(
+                    f"{type(first).__name__} stands before {type(second).__name__} in Trainer(callbacks=[...]), but an "
+                    "attack acts on the image that is published: put the attacking callback last."
+                )
 
     def remove(self, callback: Contributor) -> None:
         """Take a callback out."""
@@ -171,7 +178,7 @@ class StepPipeline:
                 return output
             with torch.autocast(step.device.type, enabled=False):
                 terms = [callback.penalty(step) for callback in penalized]
-            return with_loss(output, torch.stack([step.loss, *(t.to(step.loss) for t in terms)]).sum())
+            return with_loss(output, step.loss + sum(term.to(step.loss) for term in terms))
 
     def _wrap(self, module: pl.LightningModule, name: str) -> None:
         original = getattr(module, name)

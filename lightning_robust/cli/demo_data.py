@@ -105,9 +105,10 @@ def user_shards(source: str, image_size: int) -> DemoShards:
         InputError: if there is neither.
     """
     folder = Path(source)
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
+    held_out = next((name for name in ("test", "val") if (folder / name).is_dir()), None)
+    if (folder / "train").is_dir() and held_out is not None:
         classes = _class_names(folder / "train")
-        train, test = (_as_shards(folder / part, classes) for part in ("train", "test"))
+        train, test = (_as_shards(folder / part, classes) for part in ("train", held_out))
     else:
         train, test = _split(source)
     from lightning_robust.shards import open_index

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_robust.batches import BatchAdapter
-from lightning_robust.errors import InputError
+from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.images import ImageSpec, Normalization
 from lightning_robust.models.schedules import Schedule, learning_rate_factor
+from lightning_robust.nn import is_swapped
 
 Optimizer: TypeAlias = Literal["sgd", "adamw"]
 
@@ -92,6 +93,20 @@ class ImageClassifier(pl.LightningModule):
             image = (image - self.mean) / self.std
         logits: Tensor = self.net(image)
         return logits
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained with swapped layers, where this net has none.
+
+        Raises:
+            UnsupportedError: saying how to load them.
+        """
+        recorded = checkpoint.get("lightning_robust", {}).get("downsampling")
+        if recorded and not is_swapped(self):
+            raise UnsupportedError(
+                f"The checkpoint was trained with {len(recorded['layers'])} swapped downsampling layers, and this net "
+                "has none. Give the Trainer FrequencyPooling with the settings of that run, or load the file by "
+                "lightning_robust.nn.restore(module, path)."
+            )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch; logs ``train_loss`` and ``train_accuracy``."""

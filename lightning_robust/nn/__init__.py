@@ -5,7 +5,7 @@ from lightning_robust.nn.pooling import ASAPPool2d, FLCPool2d
 from lightning_robust.nn.probe import find_unreached
 from lightning_robust.nn.report import SwapReport
 from lightning_robust.nn.restore import restore
-from lightning_robust.nn.surgery import apply_record, revert_downsampling, swap_downsampling
+from lightning_robust.nn.surgery import apply_record, is_swapped, revert_downsampling, swap_downsampling
 
 __all__ = [
     "ASAPPool2d",
@@ -14,6 +14,7 @@ __all__ = [
     "SwapReport",
     "apply_record",
     "find_unreached",
+    "is_swapped",
     "restore",
     "revert_downsampling",
     "swap_downsampling",

@@ -121,6 +121,11 @@ def revert_downsampling(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, _ in swapped)
 
 
+def is_swapped(model: nn.Module) -> bool:
+    """Return whether any layer of a model is swapped."""
+    return any(specification(module) is not None for _, module in _layers(model))
+
+
 def apply_record(model: nn.Module, record: Mapping[str, Any]) -> SwapReport:
     """Swap the layers that a record of ``SwapReport.to_record`` names, in the way it names.
 

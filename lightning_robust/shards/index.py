@@ -63,12 +63,17 @@ class ShardIndex:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash over base name, sample count and byte size of all shards in order."""
+        """Hash over all shards in order: base name, sample count, byte size, and offset, size and label of each sample.
+
+        Tar pads its members, so that names and sizes alone would not tell two orders of one set apart.
+        """
         rows = [
             [Path(path).name, int(count), int(size)]
             for path, count, size in zip(self.paths, self.counts, self.sizes, strict=True)
         ]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        found = hashlib.sha256(json.dumps(rows).encode())
+        found.update(np.ascontiguousarray(self.table).tobytes())
+        return found.hexdigest()
 
     @property
     def labels(self) -> Integers | None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_robust.callbacks import FrequencyPooling
-from lightning_robust.errors import NoEffectWarning, RobustWarning, UnsupportedError
+from lightning_robust.errors import InputError, NoEffectWarning, RobustWarning, UnsupportedError
 from lightning_robust.nn import restore
 
 
@@ -108,3 +108,63 @@ def test_the_net_stays_swapped_after_the_run(tmp_path):
     before = module(torch.ones(1, 3, 8, 8))
     one.validate(module, verbose=False)
     torch.testing.assert_close(module(torch.ones(1, 3, 8, 8)), before)
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_weights_only_files_carry_the_record_too(tmp_path, weights_only):
+    keep = ModelCheckpoint(tmp_path, filename="light", save_weights_only=weights_only)
+    trainer(tmp_path, FrequencyPooling(), keep, enable_checkpointing=True).fit(UserModule())
+    path = tmp_path / "light.ckpt"
+    restore(UserModule(), path)
+    with pytest.raises(UnsupportedError, match="trained with another swap"):
+        trainer(tmp_path, FrequencyPooling("flc")).test(UserModule(), ckpt_path=path, verbose=False)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_two_instances_share_a_net_and_its_checkpoint(tmp_path, late):
+    class Later(UserModule):
+        def configure_model(self):
+            return None
+
+    def both():
+        return FrequencyPooling("asap", include=["net.0"]), FrequencyPooling("asap", include=["net.3"])
+
+    build = Later if late else UserModule
+    keep = ModelCheckpoint(tmp_path, filename="two", enable_version_counter=False)
+    first, second = both()
+    module = build()
+    trainer(tmp_path, first, second, keep, enable_checkpointing=True).fit(module)
+    resumed = build()
+    trainer(tmp_path, *both(), max_epochs=2).fit(resumed, ckpt_path=tmp_path / "two.ckpt")
+    for net in (module, resumed):
+        assert type(net.net[0]) is not nn.Conv2d
+        assert type(net.net[3]) is not nn.MaxPool2d
+
+
+def test_hooks_of_the_instance_come_back(tmp_path):
+    module = UserModule()
+    calls = []
+    module.configure_model = lambda: calls.append("configured")
+    module.on_save_checkpoint = lambda checkpoint: calls.append("saved")
+    own = module.configure_model
+    run(tmp_path, FrequencyPooling(), module)
+    assert calls[:1] == ["configured"]
+    assert "saved" in calls
+    assert module.configure_model is own
+
+
+def test_what_was_not_reached_is_in_the_report(tmp_path):
+    class Functional(UserModule):
+        def forward(self, image):
+            return self.net(image[:, :, ::2, ::2].repeat_interleave(2, -1).repeat_interleave(2, -2))
+
+    callback = FrequencyPooling()
+    for _ in range(2):  # each module is looked at
+        with pytest.warns(RobustWarning, match="cannot reach"):
+            trainer(tmp_path, callback, fast_dev_run=True).fit(Functional())
+        assert callback.report.unreached
+
+
+def test_a_pool_that_no_checkpoint_can_name_is_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match="imported by name"):
+        trainer(tmp_path, FrequencyPooling(lambda x, size: F.adaptive_avg_pool2d(x, size))).fit(UserModule())

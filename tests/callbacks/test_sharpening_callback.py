@@ -102,6 +102,7 @@ def test_adaptive_strength_reaches_the_wanted_distortion(tmp_path):
     run = trainer(tmp_path, PreemptiveSharpening(psnr=28.0))
     (found,) = run.test(UserModule(), loader(16), verbose=False)
     assert found["sharpening/psnr/test"] == pytest.approx(28.0, abs=0.05)
+    assert 0 < found["sharpening/alpha/test"] < 1
 
 
 def test_shown_as_png_where_the_logger_takes_no_pictures(tmp_path):
@@ -123,6 +124,17 @@ def test_shown_in_tensorboard(tmp_path):
     events.Reload()
     assert events.Tags()["images"] == ["sharpening/test"]
     assert "sharpening/psnr/test" in events.Tags()["scalars"]
+
+
+def test_without_a_logger_no_file_is_written(tmp_path):
+    trainer(tmp_path, PreemptiveSharpening()).test(UserModule(), verbose=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": -1}, {"neighbors": 5}, {"psnr": -3.0}])
+def test_nonsense_is_refused_at_once(wrong):
+    with pytest.raises(InputError, match="strength of at least 0"):
+        PreemptiveSharpening(**wrong)
 
 
 def test_unknown_stage():

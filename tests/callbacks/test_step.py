@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from types import MappingProxyType
 
 import kornia.augmentation as K
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from support.modules import Images, UserModule, loader, trainer
 from torch import nn
 
-from lightning_robust.callbacks import BatchAugmentation, PreemptiveSharpening
+from lightning_robust.callbacks import (
+    AdversarialTraining,
+    BatchAugmentation,
+    JacobianFrequencyRegularization,
+    PreemptiveSharpening,
+)
 from lightning_robust.callbacks.callback import StepCallback
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.functional import laplacian_sharpen
@@ -161,3 +168,34 @@ def test_uint8_is_refused_where_it_cannot_be_served(tmp_path):
     feed = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(image, Images().target), batch_size=4)
     with pytest.raises(InputError, match=r"float\(\) / 255"):
         trainer(tmp_path, BatchAugmentation(Flip())).fit(UserModule(), feed)
+
+
+def test_order_matters_only_within_a_stage(tmp_path):
+    callbacks = (AdversarialTraining(guard=None), PreemptiveSharpening())  # one trains, the other evaluates
+    trainer(tmp_path, *callbacks, fast_dev_run=True).fit(UserModule())
+
+
+def test_losses_and_outputs_of_other_types(tmp_path):
+    class Odd(UserModule):
+        def training_step(self, batch, batch_idx):
+            return MappingProxyType({"loss": super().training_step(batch, batch_idx).reshape(1)})
+
+    trainer(tmp_path, JacobianFrequencyRegularization(), fast_dev_run=True).fit(Odd())
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_resumed_run_takes_up_the_seed_of_the_first(tmp_path):
+    def run(seed, epochs, ckpt=None):
+        looks = Looks()
+        module = UserModule()
+        keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, enable_version_counter=False)
+        torch.manual_seed(seed)
+        trainer(tmp_path, looks, keep, max_epochs=epochs, enable_checkpointing=True, limit_val_batches=0).fit(
+            module, ckpt_path=ckpt
+        )
+        return looks
+
+    whole = run(5, 2)
+    resumed = run(6, 2, tmp_path / "epoch=0.ckpt")
+    assert whole.draws[4:] == resumed.draws
+    assert torch.equal(torch.cat(whole.seeds[4:]), torch.cat(resumed.seeds))
