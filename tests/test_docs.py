@@ -11,12 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
+from lightning_robust.cli import shards
 from lightning_robust.cli.builtin import config_names
 from lightning_robust.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INDENTED = re.compile(r"(?<=\n\n)(?: {4}(?:lightning-robust|make|python) .*\n(?: {8,}.*\n)*)+")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -24,6 +26,11 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 def _blocks(page: Path, *languages: str) -> list[str]:
     return [body for language, body in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+def _shell_blocks(page: Path) -> list[str]:
+    indented = INDENTED.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    return [*_blocks(page, "", "bash", "sh", "console"), *indented]
 
 
 @pytest.fixture
@@ -58,16 +65,23 @@ def test_python_blocks_run_one_after_another(page: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_commands_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for block in _blocks(page, "", "bash", "sh", "console"):
+    for block in _shell_blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if "lightning-robust" in words[:-1]:
                 command = words[words.index("lightning-robust") + 1]
                 assert command in COMMANDS, f"{line!r} names no command"
+                if command == "shards":
+                    shards._parser().parse_args(words[words.index("shards") + 1 :])  # exits on a wrong option
             if "--config" in words[:-1] and not words[words.index("--config") + 1].endswith((".yaml", "NAME")):
                 assert words[words.index("--config") + 1] in config_names(), f"{line!r} names no configuration"
             if words[:1] == ["make"]:
                 assert words[1] in targets, f"{line!r} names no target"
+
+
+def test_indented_commands_are_read() -> None:
+    blocks = _shell_blocks(ROOT / "docs" / "shards.md")
+    assert {line.split()[2] for block in blocks for line in block.splitlines()} == {"pack", "index", "info"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
