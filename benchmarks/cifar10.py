@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 JAFR = ["JacobianFrequencyRegularization"]
-FGSM = ["AdversarialTraining", "AdversarialTraining.mode=train"]
+FGSM = ["AdversarialTraining", "AdversarialTraining.mode=train", "AdversarialTraining.guard.every_n_steps={epoch}"]
 ROWS: dict[str, list[str]] = {
     "plain": [],
     "FLC": ["FrequencyPooling", "FrequencyPooling.pool=flc"],
@@ -49,7 +49,11 @@ class Preset:
     options: list[str] = field(default_factory=list)
 
 
-PREACT = ["--model.net=lightning_robust.models.preact_resnet18", "--model.lr=0.2", "--model.schedule=triangular"]
+# the released recipe of JaFR: images stay in [0, 1]
+PREACT = [
+    *("--model.net=lightning_robust.models.preact_resnet18", "--model.lr=0.2", "--model.schedule=triangular"),
+    *("--model.mean=null", "--model.std=null"),
+]
 PRESETS = {
     "check": Preset("ResNet-20", 4000, 1000, 6, 400),
     "resnet20": Preset("ResNet-20", 45000, 5000, 30, 2000),
@@ -82,10 +86,11 @@ def shard_folder(shards: Path, name: str, count: int) -> str:
     return str(shards / f"{name}-{count}")
 
 
-def callback_arguments(row: str) -> list[str]:
+def callback_arguments(row: str, preset: Preset) -> list[str]:
+    """The callbacks of a row; the guard of an adversarial one looks once an epoch."""
     arguments = []
     for part in ROWS[row]:
-        name, _, option = part.partition(".")
+        name, _, option = part.format(epoch=preset.train_images // 128).partition(".")
         arguments.append(f"--trainer.callbacks.{option}" if option else f"--trainer.callbacks+={name}")
     return arguments
 
@@ -107,7 +112,7 @@ def command(row: str, seed: int, preset: Preset, shards: Path, folder: Path, opt
         "--trainer.logger=CSVLogger",
         f"--trainer.logger.save_dir={folder}",
         "--trainer.enable_progress_bar=false",
-        *callback_arguments(row),
+        *callback_arguments(row, preset),
         *options,
         *([f"--ckpt_path={last[-1]}"] if last else []),
     ]

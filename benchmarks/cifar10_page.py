@@ -22,7 +22,9 @@ are 95% Wilson intervals over {test_images:,} test images of one trained net. No
 
     python benchmarks/cifar10.py --data CIFAR_MOSAICS --zoo ZOO --preset {preset}{device} --report PAGE
 
-with Python {python}, torch {torch}; training seeds 0 to 2 for "plain" and "all three", 0 elsewhere; evaluation seed 0.
+where a row is one `lightning-robust fit --config cifar10_resnet20` with the row's callbacks appended; a row that was
+interrupted was resumed from its last epoch. Python {python}, torch {torch}, two shared CPU cores; training seeds 0 to 2
+for "plain" and "all three", 0 elsewhere; evaluation seed 0.
 `PGD-20 e/255` is per image the worst of both losses, Linf. Noise has std 0.05 (also within one third of the
 frequencies, at equal RMSE), blur sigma 1, contrast 0.3. "all three" is ASAP pooling, JaFR (weight 0.001) and
 sharpening, which does nothing in training; its effect is a matter of inputs, in the last table.
@@ -31,6 +33,7 @@ sharpening, which does nothing in training; its effect is a matter of inputs, in
 
 def write_page(path: Path, out: Path, preset: Preset, runs: list[tuple[str, int]], name: str, device: str) -> None:
     """Write the page; rows that are not there yet are left out and named."""
+    runs = [run for run in runs if (run_folder(out, *run) / "records.json").exists()]
     records = {run: load_records(run_folder(out, *run) / "records.json") for run in runs}
     first = {row: records[row, 0]["as trained"] for row in ROWS if (row, 0) in records}
     parts = [
@@ -44,7 +47,7 @@ def write_page(path: Path, out: Path, preset: Preset, runs: list[tuple[str, int]
     ]
     missing = [row for row in ROWS if row not in first]
     if missing:
-        parts.append(f"Not run: {', '.join(missing)}.\n")
+        parts.append(f"Not there yet: {', '.join(missing)}.\n")
     parts += ["## Accuracy in percent (seed 0)\n", accuracy_table(first)]
     if "plain" in first:
         parts += ["## Paired differences from plain, in points\n", difference_table(first, "plain")]
