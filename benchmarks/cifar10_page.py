@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
 
@@ -52,7 +51,6 @@ def write_page(path: Path, out: Path, preset: Preset, runs: list[tuple[str, int]
     if "plain" in first:
         parts += ["## Paired differences from plain, in points\n", difference_table(first, "plain")]
     parts += ["## Over training seeds\n", seeds_table(records)]
-    parts += ["## Cost\n", cost_table(out, [run for run in runs if run[1] == 0])]
     adversarial = {row: gaps(out, row) for row in first if row.startswith("FGSM")}
     if adversarial:
         parts += ["## FGSM minus PGD-10 accuracy on 256 training images, by epoch\n", gap_table(adversarial)]
@@ -80,14 +78,6 @@ def seeds_table(records: dict) -> str:
             mean = mean_interval([record.accuracy().estimate for record in column])
             text = f"{100 * mean.estimate:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
             lines.append(f"| {row} | {len(found)} | {column[0].column} | {text} |")
-    return "\n".join(lines) + "\n"
-
-
-def cost_table(out: Path, runs: list[tuple[str, int]]) -> str:
-    lines = ["| row | seconds of training, start-up included |", "| --- | --- |"]
-    for run in runs:
-        seconds = json.loads((run_folder(out, *run) / "seconds.json").read_text())["seconds"]
-        lines.append(f"| {run[0]} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 
