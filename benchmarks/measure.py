@@ -107,12 +107,15 @@ def geometric_mean(rows: list[Row], times: Times, target: float, name: str) -> s
 
 
 def verdict(row: Row, times: Times) -> str:
-    """Whether the median ratio reaches the target."""
+    """Whether the median ratio reaches the target; unsettled where a quarter of the rounds says otherwise."""
     if row.target is None:
         return "reported"
-    value = statistics.median(ratios(row, times))
-    met = value >= row.target if row.kind == "faster" else value <= row.target
-    return "meets" if met else "**misses**"
+    values = ratios(row, times)
+    met, *quartiles = (
+        value >= row.target if row.kind == "faster" else value <= row.target
+        for value in (statistics.median(values), *_quartiles(values))
+    )
+    return ("meets" if met else "**misses**") + ("" if all(one == met for one in quartiles) else ", unsettled")
 
 
 def machine() -> str:
@@ -135,8 +138,15 @@ def _processor() -> str:
 
 def _ratio(values: list[float], kind: str) -> str:
     unit = "x faster" if kind == "faster" else ""
-    low, high = (min(values), max(values)) if len(values) < 4 else statistics.quantiles(values, n=4)[::2]
+    low, high = _quartiles(values)
     return f"{statistics.median(values):.2f}{unit} ({low:.2f} to {high:.2f})"
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 4:
+        return min(values), max(values)
+    low, _, high = statistics.quantiles(values, n=4)
+    return low, high
 
 
 def _target(row: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
+import statistics
 import sys
 from pathlib import Path
 
@@ -60,9 +61,11 @@ def test_a_row_tells_a_gain_from_a_loss():
     faster = measure.Row("row", "ours", "peer", "faster", 2.5)
     share = measure.Row("row", "ours", "peer", "share", 0.3)
     assert measure.ratios(faster, times) == [3, 3, 1]
-    assert measure.verdict(faster, times) == "meets"
+    assert measure.verdict(faster, times) == "meets, unsettled"
     assert measure.ratios(share, times) == [1 / 3, 1 / 3, 1]
     assert measure.verdict(share, times) == "**misses**"
+    alike = {"ours": [1.0, 1.0, 1.0], "peer": [3.0, 3.0, 3.0]}
+    assert measure.verdict(faster, alike) == "meets"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -85,6 +88,11 @@ def test_every_row_of_ops_runs(start, tmp_path):
     text = page.read_text()
     for row in ("sharpening, 8 bits", "ASAPPool2d released", "geometric mean", "JaFR training step", "epoch of"):
         assert row in text, row
+    # centered rows alone make the geometric mean
+    lines = [line for line in text.splitlines() if line.startswith("| ASAPPool2d, ") and "x faster" in line]
+    *sizes, mean = (float(line.split("x faster")[0].split()[-1]) for line in lines)
+    assert len(sizes) == 2
+    assert mean == pytest.approx(statistics.geometric_mean(sizes), rel=0.01)
 
 
 def test_every_row_of_gpu_runs_on_the_cpu(start, tmp_path):
