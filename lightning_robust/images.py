@@ -18,6 +18,7 @@ KNOWN_STATISTICS = {
     "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+# denormalized images leave the box by rounding only; anything more is a mistake
 _SLACK = 1e-3
 
 
@@ -118,6 +119,35 @@ class ImageSpec:
         if isinstance(image, Tensor):
             return normalization.normalize(image)
         return [normalization.normalize(one) for one in image]
+
+
+def clip_unit(values: Tensor) -> Tensor:
+    """Clamp to [0, 1] with gradient 1 on the bounds, where many natural pixels lie and torch versions differ."""
+    if not values.requires_grad:
+        return values.clamp(0, 1)
+    clamped = values.clamp(0, 1)
+    return torch.where(clamped == values, values, clamped.detach())
+
+
+def check_unit_batch(image: Tensor, wanted_by: str, advice: str) -> None:
+    """Refuse what is not a batch of float images in [0, 1].
+
+    Args:
+        image: as a caller gave it.
+        wanted_by: a plural noun named in the error, for example ``"attacks"``.
+        advice: what to do about values out of range; ends the error.
+
+    Raises:
+        InputError: naming type, shape or range.
+    """
+    if not isinstance(image, Tensor) or image.ndim != 4 or not image.is_floating_point():
+        seen = f"{image.dtype}, {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise InputError(f"The image is {seen}: {wanted_by} need float images in [0, 1] of shape (B, C, H, W).")
+    if image.numel() == 0:
+        return
+    low, high = (value.item() for value in image.detach().aminmax())
+    if not (low >= -_SLACK and high <= 1 + _SLACK):
+        raise InputError(f"The images lie in [{low:.3g}, {high:.3g}]: {wanted_by} need them in [0, 1]. {advice}")
 
 
 def check_unit_range(image: Images, spec: ImageSpec, where: str) -> None:

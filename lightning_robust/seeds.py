@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_robust.errors import InputError
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
@@ -98,3 +100,41 @@ def integers(seeds: Tensor, shape: tuple[int, ...], high: int, *path: int | str)
 def _draw(seeds: Tensor, count: int, path: tuple[int | str, ...]) -> Tensor:
     keys = derive(seeds, *path)[:, None]
     return _hash(keys + torch.arange(1, count + 1, device=seeds.device) * _signed(_GOLDEN))
+
+
+def per_image(image: Tensor, seeds: Tensor | None) -> Tensor:
+    """Return one seed per image; without seeds, from the position in the batch.
+
+    Args:
+        image: shape (B, ...).
+        seeds: int64, shape (B,), or None.
+
+    Returns:
+        int64, shape (B,), on the image's device.
+
+    Raises:
+        InputError: if there is not one int64 per image.
+    """
+    if seeds is None:
+        return derive(torch.arange(len(image), device=image.device))
+    if seeds.dtype != torch.int64 or seeds.shape != (len(image),):
+        raise InputError(
+            f"seeds is a {seeds.dtype} tensor of shape {tuple(seeds.shape)}: give one int64 per image, shape "
+            f"({len(image)},)."
+        )
+    return seeds.to(image.device)
+
+
+def of_content(image: Tensor, *path: int | str) -> Tensor:
+    """Derive one seed per image from its pixel values: the same image has the same seed wherever it stands.
+
+    Args:
+        image: floats, shape (B, ...); hashed as float32.
+        path: names the stream.
+
+    Returns:
+        int64, shape (B,).
+    """
+    bits = image.detach().float().flatten(1).contiguous().view(torch.int32).to(torch.int64)
+    weights = _hash(torch.arange(1, bits.shape[1] + 1, device=image.device) * _signed(_GOLDEN)) | 1
+    return derive((bits * weights).sum(dim=1), *path)

@@ -12,9 +12,7 @@ from lightning_robust.attacks.contract import Model
 from lightning_robust.attacks.losses import LossFunction, are_class_indices
 from lightning_robust.attacks.norms import Norm
 from lightning_robust.errors import InputError
-
-# Denormalized images leave the box by rounding only; anything more is a mistake.
-_SLACK = 1e-3
+from lightning_robust.images import check_unit_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,32 +71,26 @@ class Problem:
         leaf = point.detach().requires_grad_()
         # the sum of a leaf and zero may be changed in place by the first layer, which a leaf may not
         found = self._judge(leaf + 0)
-        gradient = None
-        if found.loss.requires_grad:
-            # not the mean: a sample's gradient must not depend on how many neighbors it has
-            (gradient,) = torch.autograd.grad(found.loss.sum(), leaf, allow_unused=True)
-        if gradient is None:
-            raise InputError(
-                "The model's output does not depend on the image through differentiable operations: look for "
-                "detach(), no_grad(), argmax or a conversion to numpy between image and logits."
-            )
-        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        gradient = slope(found.loss, leaf)
         return dataclasses.replace(found, loss=found.loss.detach()), gradient
 
-    def _judge(self, point: Tensor) -> Evaluation:
+    def logits(self, point: Tensor) -> Tensor:
+        """Return the model's output at a point, checked, in the point's precision and with its graph if it has one."""
         logits = self.model(point.to(_model_dtype(self.model, point.dtype)))
         self._check_logits(logits)
-        judged = are_class_indices(logits, self.target)
-        if judged:
+        if are_class_indices(logits, self.target):
             self._check_classes(logits.shape[1])
-        logits = logits.to(point.dtype)
+        return logits.to(point.dtype)
+
+    def _judge(self, point: Tensor) -> Evaluation:
+        logits = self.logits(point)
         loss = self.loss_fn(logits, self.target)
         if loss.shape != self.target.shape[:1]:
             raise InputError(
                 f"The attack's loss has shape {tuple(loss.shape)} for {len(self.target)} samples: loss_fn(logits, "
                 "target) has to return one value per sample, for example with reduction='none'."
             )
-        if not judged:
+        if not are_class_indices(logits, self.target):
             return Evaluation(loss, torch.zeros_like(loss, dtype=torch.bool))
         return Evaluation(loss, logits.argmax(dim=1) != self.target)
 
@@ -153,23 +145,41 @@ def make_problem(
         raise InputError(f"The target is {seen} for {len(image)} images: give a tensor with one row per image.")
     dtype = image.dtype if image.dtype == torch.float64 else torch.float32
     image = image.detach().clone().to(dtype).clamp(0, 1)
-    if seeds is None:
-        seeds = streams.derive(torch.arange(len(image), device=image.device))
-    if seeds.dtype != torch.int64 or seeds.shape != (len(image),):
-        raise InputError(
-            f"seeds is a {seeds.dtype} tensor of shape {tuple(seeds.shape)}: give one int64 per image, shape "
-            f"({len(image)},)."
-        )
     return Problem(
         model=model,
         image=image,
         target=target.detach().clone(),
         eps=per_sample(eps, image, "eps").view(-1, 1, 1, 1),
-        seeds=seeds.to(image.device).clone(),
+        seeds=streams.per_image(image, seeds).clone(),
         loss_fn=loss_fn,
         norm=norm,
         classes=_classes(target),
     )
+
+
+def slope(output: Tensor, leaf: Tensor, *, retain_graph: bool = False) -> Tensor:
+    """Return the gradient of an output's sum with respect to a leaf, zero where it is not finite.
+
+    Args:
+        output: one value per sample, shape (B,); not their mean, so that no sample depends on how many neighbors it has.
+        leaf: the images that the output was computed from, shape (B, C, H, W).
+        retain_graph: keep the graph for another output.
+
+    Returns:
+        Gradient, shape (B, C, H, W).
+
+    Raises:
+        InputError: if there is no differentiable way from the leaf to the output.
+    """
+    gradient = None
+    if output.requires_grad:
+        (gradient,) = torch.autograd.grad(output.sum(), leaf, allow_unused=True, retain_graph=retain_graph)
+    if gradient is None:
+        raise InputError(
+            "The model's output does not depend on the image through differentiable operations: look for "
+            "detach(), no_grad(), argmax or a conversion to numpy between image and logits."
+        )
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def per_sample(value: float | Tensor, image: Tensor, name: str) -> Tensor:
@@ -214,17 +224,11 @@ def check_image(image: Tensor) -> None:
     Raises:
         InputError: naming type, shape or range.
     """
-    if not isinstance(image, Tensor) or image.ndim != 4 or not image.is_floating_point():
-        seen = f"{image.dtype}, {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise InputError(f"The image is {seen}: attacks need float images in [0, 1] of shape (B, C, H, W).")
-    if image.numel() == 0:
-        return
-    low, high = (value.item() for value in image.detach().aminmax())
-    if not (low >= -_SLACK and high <= 1 + _SLACK):
-        raise InputError(
-            f"The images lie in [{low:.3g}, {high:.3g}]: attacks need them in [0, 1]. Put the normalization inside the "
-            "attacked model, for example model = nn.Sequential(normalize, net)."
-        )
+    check_unit_batch(
+        image,
+        "attacks",
+        "Put the normalization inside the attacked model, for example model = nn.Sequential(normalize, net).",
+    )
 
 
 def _classes(target: Tensor) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust import seeds as streams
-from lightning_robust.corruptions.inputs import check_image, check_number, seeds_of
+from lightning_robust.corruptions.inputs import check_image, check_number
 from lightning_robust.errors import InputError
 
 Band: TypeAlias = Literal["low", "middle", "high"]
@@ -37,7 +37,7 @@ def gaussian_noise(image: Tensor, *, std: float, seeds: Tensor | None = None) ->
     """
     check_number(std, "std")
     unit = check_image(image)
-    noise = streams.normal(seeds_of(image, seeds), tuple(image.shape[1:]), "gaussian_noise").to(unit.dtype)
+    noise = streams.normal(streams.per_image(image, seeds), tuple(image.shape[1:]), "gaussian_noise").to(unit.dtype)
     return (unit + std * noise).clamp(0, 1).to(image.dtype)
 
 
@@ -63,7 +63,7 @@ def band_noise(image: Tensor, *, band: Band, rmse: float, seeds: Tensor | None =
     """
     check_number(rmse, "rmse")
     unit = check_image(image)
-    noise = _band_limited(seeds_of(image, seeds), tuple(image.shape[1:]), band).to(unit.dtype)
+    noise = _band_limited(streams.per_image(image, seeds), tuple(image.shape[1:]), band).to(unit.dtype)
     return (unit + rmse * noise).clamp(0, 1).to(image.dtype)
 
 

@@ -9,14 +9,7 @@ from torch import Tensor
 
 from lightning_robust.functional._sharpening_laplacian import Neighbors, laplacian, laplacian_kernel
 from lightning_robust.functional._sharpening_planes import Padding, filter_planes, from_bytes, suits_opencv, to_bytes
-
-
-def clip_unit(values: Tensor) -> Tensor:
-    """Clamp to [0, 1] with gradient 1 on the bounds, where many natural pixels lie and torch versions differ."""
-    if not values.requires_grad:
-        return values.clamp(0, 1)
-    clamped = values.clamp(0, 1)
-    return torch.where(clamped == values, values, clamped.detach())
+from lightning_robust.images import clip_unit
 
 
 def factor(strengths: tuple[Fraction, ...], like: Tensor) -> float | Tensor:

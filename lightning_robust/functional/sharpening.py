@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust.errors import InputError
-from lightning_robust.functional._sharpening_arithmetic import add_rounded, clip_unit, continuous, factor, rounded
+from lightning_robust.functional._sharpening_arithmetic import add_rounded, continuous, factor, rounded
 from lightning_robust.functional._sharpening_laplacian import Neighbors, laplacian
 from lightning_robust.functional._sharpening_options import (
     Alpha,
@@ -23,6 +23,7 @@ from lightning_robust.functional._sharpening_options import (
     read_strengths,
 )
 from lightning_robust.functional._sharpening_planes import Padding
+from lightning_robust.images import clip_unit
 
 _SEARCH_STEPS = 24
 _SEARCH_TOLERANCE_DB = 0.01
