@@ -69,14 +69,14 @@ class Problem:
     def ascend(self, point: Tensor) -> tuple[Evaluation, Tensor]:
         """Judge the model at a point and return the gradient of the summed losses there, zero where not finite."""
         leaf = point.detach().requires_grad_()
-        # the sum of a leaf and zero may be changed in place by the first layer, which a leaf may not
-        found = self._judge(leaf + 0)
+        found = self._judge(leaf)
         gradient = slope(found.loss, leaf)
         return dataclasses.replace(found, loss=found.loss.detach()), gradient
 
     def logits(self, point: Tensor) -> Tensor:
         """Return the model's output at a point, checked, in the point's precision and with its graph if it has one."""
-        logits = self.model(point.to(_model_dtype(self.model, point.dtype)))
+        # a copy: the first layer may change its input in place, which neither a leaf nor a point to be kept can bear
+        logits = self.model((point + 0).to(_model_dtype(self.model, point.dtype)))
         self._check_logits(logits)
         if are_class_indices(logits, self.target):
             self._check_classes(logits.shape[1])
@@ -161,7 +161,7 @@ def slope(output: Tensor, leaf: Tensor, *, retain_graph: bool = False) -> Tensor
     """Return the gradient of an output's sum with respect to a leaf, zero where it is not finite.
 
     Args:
-        output: one value per sample, shape (B,); not their mean, so that no sample depends on how many neighbors it has.
+        output: one value per sample, shape (B,); not their mean, so that a sample's part does not depend on the others.
         leaf: the images that the output was computed from, shape (B, C, H, W).
         retain_graph: keep the graph for another output.
 
