@@ -1,5 +1,10 @@
 """Input transformations that stand before an unchanged net at inference; one contract, one file each."""
 
 from lightning_robust.defenses.contract import Defense, Sequence
+from lightning_robust.defenses.pixel_deflection import PixelDeflection
 
-__all__ = ["Defense", "Sequence"]
+__all__ = [
+    "Defense",
+    "PixelDeflection",
+    "Sequence",
+]

@@ -1,5 +1,6 @@
 """Layers over the functions, and what is done to a model: surgery, restoring."""
 
+from lightning_robust.nn.activation_map import RobustActivationMap
 from lightning_robust.nn.jafr import JaFRLoss
 from lightning_robust.nn.pooling import ASAPPool2d, FLCPool2d
 from lightning_robust.nn.probe import find_unreached
@@ -11,6 +12,7 @@ __all__ = [
     "ASAPPool2d",
     "FLCPool2d",
     "JaFRLoss",
+    "RobustActivationMap",
     "SwapReport",
     "apply_record",
     "find_unreached",
