@@ -5,25 +5,40 @@ Both libraries are slow to import and Albumentations is an extra, so each name i
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_robust.augmentations.batch.pixel_deflection import RandomPixelDeflection
     from lightning_robust.augmentations.batch.sharpening import RandomLaplacianSharpening
+    from lightning_robust.augmentations.batch.wavelet import RandomWaveletDenoising
+    from lightning_robust.augmentations.sample.pixel_deflection import PixelDeflection
     from lightning_robust.augmentations.sample.sharpening import LaplacianSharpening
+    from lightning_robust.augmentations.sample.wavelet import WaveletDenoising
 
-__all__ = ["LaplacianSharpening", "RandomLaplacianSharpening"]
+__all__ = [
+    "LaplacianSharpening",
+    "PixelDeflection",
+    "RandomLaplacianSharpening",
+    "RandomPixelDeflection",
+    "RandomWaveletDenoising",
+    "WaveletDenoising",
+]
+
+_HOMES = {
+    "LaplacianSharpening": "sample.sharpening",
+    "PixelDeflection": "sample.pixel_deflection",
+    "RandomLaplacianSharpening": "batch.sharpening",
+    "RandomPixelDeflection": "batch.pixel_deflection",
+    "RandomWaveletDenoising": "batch.wavelet",
+    "WaveletDenoising": "sample.wavelet",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RandomLaplacianSharpening":
-        from lightning_robust.augmentations.batch.sharpening import RandomLaplacianSharpening
-
-        return RandomLaplacianSharpening
-    if name == "LaplacianSharpening":
-        from lightning_robust.augmentations.sample.sharpening import LaplacianSharpening
-
-        return LaplacianSharpening
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
