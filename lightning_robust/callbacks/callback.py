@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,11 +27,13 @@ class StepCallback(pl.Callback):
     Attributes:
         transforms: it changes the image before the user's step.
         attacks: that change is an attack on the published image.
+        purifies: that change is what a receiver does with the published image, attacked or not.
         penalizes: it adds a term to the training loss.
     """
 
     transforms: bool = False
     attacks: bool = False
+    purifies: bool = False
     penalizes: bool = False
 
     def __init__(self, *, stages: Collection[str], spec: ImageSpec | None) -> None:
@@ -52,6 +55,10 @@ class StepCallback(pl.Callback):
 
     def transform(self, step: Step) -> None:
         """Replace ``step.image`` (and ``step.target``) by new tensors."""
+
+    def around(self, step: Step) -> AbstractContextManager[None]:
+        """Return a context for the user's step; the first callback's is the innermost."""
+        return nullcontext()
 
     def wants_input_gradient(self, step: Step) -> bool:
         """Whether :meth:`penalty` will ask for ``step.input_gradient()``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +33,7 @@ class Step:
         seeds: int64, one per sample.
         seed: one number for this step and rank.
         image: what the net will see: a [0, 1] float tensor (B, C, H, W), a uint8 one, or a list of either.
-        published: the image after every transform that is not an attack.
+        published: the image after every transform that neither attacks nor purifies.
         original: the image before any transform; ``original_target`` goes with it.
         output: what the user's step returned.
         loss: the loss in it, None outside training.
@@ -83,8 +84,8 @@ class Step:
     def to_batch(self, image: Images) -> Images:
         """Take a [0, 1] image to what the user's step expects: normalized, in the dtype of the batch."""
         if isinstance(image, Tensor):
-            return _for_batch(self.spec, image, self.received[0].dtype)
-        return [_for_batch(self.spec, one, raw.dtype) for one, raw in zip(image, self.received, strict=True)]
+            return for_batch(self.spec, image, self.received[0].dtype)
+        return [for_batch(self.spec, one, raw.dtype) for one, raw in zip(image, self.received, strict=True)]
 
     def network(self, forward_fn: ForwardFn | None = None, output_key: int | str | None = None) -> NetworkLogits:
         """Return the user's net as a module from [0, 1] images to logits."""
@@ -120,8 +121,8 @@ class Step:
 
     def _unit(self, image: Images) -> Images:
         if isinstance(image, Tensor):
-            return _as_unit(self.spec, image)
-        return [_as_unit(self.spec, one) for one in image]
+            return as_unit(self.spec, image)
+        return [as_unit(self.spec, one) for one in image]
 
 
 class Contributor(Protocol):
@@ -129,6 +130,7 @@ class Contributor(Protocol):
 
     transforms: bool
     attacks: bool
+    purifies: bool
     penalizes: bool
 
     def acts_on(self, stage: str) -> bool:
@@ -136,6 +138,9 @@ class Contributor(Protocol):
 
     def transform(self, step: Step) -> None:
         """Replace image and target."""
+
+    def around(self, step: Step) -> AbstractContextManager[None]:
+        """Return a context in which the user's step runs."""
 
     def wants_input_gradient(self, step: Step) -> bool:
         """Whether the penalty needs the image as a leaf."""
@@ -170,7 +175,7 @@ class NetworkLogits(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, classes)."""
-        given = _for_batch(self.spec, image, self.dtype)
+        given = for_batch(self.spec, image, self.dtype)
         try:
             output = self.module(given) if self.forward_fn is None else self.forward_fn(self.module, given)
         except NotImplementedError as error:
@@ -205,7 +210,8 @@ def with_loss(output: Any, loss: Tensor) -> Any:
     return {**output, "loss": loss} if isinstance(output, Mapping) else loss
 
 
-def _as_unit(spec: ImageSpec, image: Tensor) -> Tensor:
+def as_unit(spec: ImageSpec, image: Tensor) -> Tensor:
+    """Take an image as the user's step handles it to [0, 1]: denormalized, float32 or wider; uint8 stays."""
     if image.dtype == torch.uint8:
         return image
     if image.dtype in (torch.float16, torch.bfloat16):
@@ -214,7 +220,8 @@ def _as_unit(spec: ImageSpec, image: Tensor) -> Tensor:
     return image if normalization is None else normalization.denormalize(image).clamp(0, 1)
 
 
-def _for_batch(spec: ImageSpec, image: Tensor, dtype: torch.dtype) -> Tensor:
+def for_batch(spec: ImageSpec, image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Take a [0, 1] image to what the user's step handles: normalized, in its dtype; uint8 stays."""
     if image.dtype == torch.uint8:
         return image
     normalization = spec.normalization

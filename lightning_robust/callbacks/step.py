@@ -12,7 +12,7 @@ import inspect
 import itertools
 import types
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -45,7 +45,7 @@ def attach(trainer: pl.Trainer, module: pl.LightningModule, callback: Contributo
         The pipeline that it shares with the other callbacks of the run.
 
     Raises:
-        UnsupportedError: if a step takes a ``dataloader_iter``, or an attack stands before a transform.
+        UnsupportedError: if a step takes a ``dataloader_iter``, or the order is not publish, attack, purify.
         InputError: if two callbacks declare different image specs.
     """
     pipeline = _pipelines.get(module)
@@ -137,7 +137,12 @@ class StepPipeline:
 
     def _check_order(self, transforms: Sequence[Contributor]) -> None:
         for first, second in itertools.pairwise(transforms):
-            if first.attacks and not second.attacks:
+            if first.purifies and not second.purifies:
+                raise UnsupportedError(
+                    f"{type(first).__name__} stands before {type(second).__name__} in Trainer(callbacks=[...]), but a "
+                    "receiver purifies what was published and attacked before: put the purifying callback last."
+                )
+            if first.attacks and not (second.attacks or second.purifies):
                 raise UnsupportedError(
                     f"{type(first).__name__} stands before {type(second).__name__} in Trainer(callbacks=[...]), but an "
                     "attack acts on the image that is published: put the attacking callback last."
@@ -171,7 +176,11 @@ class StepPipeline:
             wants_leaf = any(c.wants_input_gradient(step) for c in penalized)
             if wants_leaf:
                 step.make_leaf()
-            with _second_order_attention() if wants_leaf else nullcontext():
+            with ExitStack() as around:
+                for callback in reversed(active):
+                    around.enter_context(callback.around(step))
+                if wants_leaf:
+                    around.enter_context(_second_order_attention())
                 output = inner(self._rebuild(batch, step), *rest, **kwargs)
             step.output, step.loss = output, loss_of(output) if stage == "train" else None
             if not penalized or step.loss is None:
@@ -237,7 +246,7 @@ class StepPipeline:
             for callback in active:
                 if callback.transforms:
                     callback.transform(step)
-                    if not callback.attacks:
+                    if not (callback.attacks or callback.purifies):
                         step.published = step.image
 
     def _rebuild(self, batch: Any, step: Step) -> Any:

@@ -2,9 +2,12 @@
 
 from lightning_robust.defenses.contract import Defense, Sequence
 from lightning_robust.defenses.pixel_deflection import PixelDeflection
+from lightning_robust.defenses.purified import Purified, majority
 
 __all__ = [
     "Defense",
     "PixelDeflection",
+    "Purified",
     "Sequence",
+    "majority",
 ]

@@ -1,4 +1,4 @@
-"""One run per callback of the registry, on one process or on a pair; writes the final weights.
+"""One run per callback of the registry, on one process or on a pair; writes the final weights and what was logged.
 
 Started by test_callbacks_ddp.py, alone or under torchrun: ``python ddp_job.py OUT``.
 """
@@ -31,7 +31,8 @@ def main(out: Path, devices: int) -> None:
         share = loader(8, rank=run.global_rank, world=devices)
         run.fit(module, share, share)
         run.test(module, share, verbose=False)
-        results[case.name] = weights(module).clone()
+        logged = [value for _, value in sorted(run.callback_metrics.items())]
+        results[case.name] = torch.cat([weights(module), torch.stack(logged)]) if logged else weights(module).clone()
         every = run.strategy.all_gather(results[case.name])
         assert torch.equal(every.reshape(devices, -1)[0], every.reshape(devices, -1)[-1]), case.name
     if run.is_global_zero:

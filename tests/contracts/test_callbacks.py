@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from pytorch_lightning.plugins.precision import MixedPrecision
+from support.defenses import Coarse
 from support.modules import CASES, Case, Images, UserModule, loader, patched_names, trainer, weights
 from torch.utils.data import DataLoader
 
@@ -193,6 +194,8 @@ def test_two_instances(case, tmp_path):
     # settings differ, so that a checkpoint tells the two apart
     name, value = {
         "sharpening": ("alpha", 0.3),
+        "purification": ("defense", Coarse()),
+        "purification-votes": ("votes", 2),
         "augmentation": ("augmentation", K.RandomVerticalFlip(p=1.0)),
         "adversarial": ("eps", 0.25),
     }.get(case.name, ("weight", 0.02))

@@ -9,6 +9,7 @@ from typing import Any
 import kornia.augmentation as K
 import pytorch_lightning as pl
 import torch
+from support.defenses import Grain
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -134,6 +135,14 @@ CASES = [
         effect_in=("validate", "test", "predict"),
         changes_training=False,
     ),
+    Case(
+        "purification",
+        lambda: robust.InputPurification(Grain()),
+        effect_in=("validate", "test", "predict"),
+        changes_training=False,
+    ),
+    # the batch of the step stays; the net inside it votes
+    Case("purification-votes", lambda: robust.InputPurification(Grain(), 3), changes_training=False),
     Case("pooling", robust.FrequencyPooling),
     Case(
         "augmentation",
