@@ -7,6 +7,7 @@ from lightning_robust.nn.probe import find_unreached
 from lightning_robust.nn.report import SwapReport
 from lightning_robust.nn.restore import restore
 from lightning_robust.nn.surgery import apply_record, is_swapped, revert_downsampling, swap_downsampling
+from lightning_robust.nn.wavelets import WaveletDecomposition2d, WaveletReconstruction2d
 
 __all__ = [
     "ASAPPool2d",
@@ -14,6 +15,8 @@ __all__ = [
     "JaFRLoss",
     "RobustActivationMap",
     "SwapReport",
+    "WaveletDecomposition2d",
+    "WaveletReconstruction2d",
     "apply_record",
     "find_unreached",
     "is_swapped",
