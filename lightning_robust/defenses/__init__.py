@@ -3,11 +3,6 @@
 from lightning_robust.defenses.contract import Defense, Sequence
 from lightning_robust.defenses.pixel_deflection import PixelDeflection
 from lightning_robust.defenses.purified import Purified, majority
+from lightning_robust.defenses.wavelet import WaveletDenoising
 
-__all__ = [
-    "Defense",
-    "PixelDeflection",
-    "Purified",
-    "Sequence",
-    "majority",
-]
+__all__ = ["Defense", "PixelDeflection", "Purified", "Sequence", "WaveletDenoising", "majority"]
