@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_robust.shards.index import ShardIndex
     from lightning_robust.shards.sources import SampleSource
 
-_SHARDS_HELP = "path, glob, 'brace{000..003}.tar' pattern, or folder of .tar files"
+_SHARDS_HELP = "path or URL, glob, 'brace{000..003}.tar' pattern, or folder of .tar files (a URL ends in a slash then)"
 _MAX_CLASSES_SHOWN = 20
 
 
@@ -102,6 +102,7 @@ def _add_set_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-keys", default="jpg,jpeg,png,webp", help="extensions of the image, comma-separated")
     parser.add_argument("--label-key", default="cls", help="extension of the label (default: cls)")
     parser.add_argument("--no-labels", action="store_true", help="the set has no labels")
+    parser.add_argument("--cache-dir", metavar="DIR", help="where shards at URLs are kept (default: the user's cache)")
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -142,12 +143,14 @@ def _index(options: argparse.Namespace) -> None:
 
 def _info(options: argparse.Namespace) -> None:
     from lightning_robust.shards.checksums import check_checksums
+    from lightning_robust.shards.urls import base_name
 
     index = _open(options, write=False, rebuild=False)
     _print_totals(index)
-    width = max(len(Path(path).name) for path in index.paths)
-    for path, count, size in zip(index.paths, index.counts.tolist(), index.sizes.tolist(), strict=True):
-        print(f"  {Path(path).name:<{width}}  {count:>9} samples  {size:>14} bytes")
+    names = [base_name(path) for path in index.paths]
+    width = max(map(len, names))
+    for name, count, size in zip(names, index.counts.tolist(), index.sizes.tolist(), strict=True):
+        print(f"  {name:<{width}}  {count:>9} samples  {size:>14} bytes")
     images = index.table["size"]
     print(f"image bytes: smallest {images.min()}, mean {images.mean():.0f}, largest {images.max()}")
     if index.labels is not None:
@@ -159,6 +162,7 @@ def _info(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace, *, write: bool, rebuild: bool) -> ShardIndex:
     from lightning_robust.shards.opening import open_index
+    from lightning_robust.shards.remote import RemoteOptions
 
     return open_index(
         options.shards,
@@ -167,6 +171,7 @@ def _open(options: argparse.Namespace, *, write: bool, rebuild: bool) -> ShardIn
         progress=True,
         write=write,
         rebuild=rebuild,
+        remote=RemoteOptions(cache_dir=options.cache_dir),
     )
 
 

@@ -20,6 +20,7 @@ from lightning_robust.datamodules.options import (
     check_arguments,
     checked_transform,
 )
+from lightning_robust.datamodules.readahead import ReadAhead
 from lightning_robust.datamodules.ring import BufferRing
 from lightning_robust.datamodules.tasks import LoaderPlan
 from lightning_robust.datamodules.worker import BatchMaker, Made, SampleTransform, Task, limit_threads
@@ -112,6 +113,7 @@ class ShardLoader:
         )
         self._shape: tuple[int, ...] | None = None
         self._ring: BufferRing | None = None
+        self._ahead: ReadAhead | None = None
         self._feed = _Feed()
         self._workers: DataLoader[Made | RobustError] | None = None
         self._running: Any = None
@@ -128,8 +130,12 @@ class ShardLoader:
         first = consumed // self._plan.global_batch
         labels = self.index.labels
         results = self._results(epoch, first)
+        # after the workers were forked: a fork does not go well with threads
+        self._begin_ahead(epoch)
         try:
             for number in range(first, len(self)):
+                if self._ahead is not None:
+                    self._ahead.reach(number)
                 made = self._received(results)
                 ids = torch.tensor(made.ids)
                 target = None if labels is None else torch.from_numpy(labels[made.ids].astype(np.int64))
@@ -193,6 +199,9 @@ class ShardLoader:
             # left to the garbage collector, workers with tasks in hand would hold it up for seconds
             self._running._shutdown_workers()
         self._running = self._workers = self._ring = self._maker.buffers = None
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     def _results(self, epoch: int, first: int) -> Iterator[Made | RobustError]:
         if self._shape is None:
@@ -222,6 +231,14 @@ class ShardLoader:
             multiprocessing_context=self.options.start_method,
             worker_init_fn=limit_threads,
         )
+
+    def _begin_ahead(self, epoch: int) -> None:
+        if self.index.remote is None:
+            return
+        if self._ahead is None:
+            depth = self.num_workers * self.options.prefetch_factor
+            self._ahead = ReadAhead(self.index.remote, self._plan, depth)
+        self._ahead.begin(epoch)
 
     def _received(self, results: Iterator[Made | RobustError]) -> Made:
         try:
@@ -258,7 +275,7 @@ class ShardLoader:
 
     def _describe(self) -> str:
         paths = self.index.paths
-        return f"{len(self.index)} samples in {len(paths)} shards from {paths[0]!r} on"
+        return f"{len(self.index)} samples in {len(paths)} shards from {self.index.named(0)!r} on"
 
 
 class _Feed:

@@ -49,6 +49,35 @@ def check_window(window: int) -> None:
         raise InputError(f"shuffle_window={window} is not a number of shards: give 1 or more.")
 
 
+class ShardWindows:
+    """Runs of ``window`` shards, which an epoch needs one after the other.
+
+    Args:
+        counts: samples per shard, int64, shape (S,).
+        shards: numbers of the shards in the order of the epoch.
+        window: shards in a run.
+    """
+
+    def __init__(self, counts: Ids, shards: Ids, window: int) -> None:
+        check_window(window)
+        self._shards, self._window = shards, window
+        ends = np.cumsum(np.asarray(counts, dtype=np.int64)[shards])
+        self.ends = np.append(ends[window - 1 : -1 : window], ends[-1:])
+
+    def number_at(self, position: int) -> int:
+        """Number of the window that holds a position of the order."""
+        return int(np.searchsorted(self.ends, position, side="right"))
+
+    def shards(self, number: int) -> Ids:
+        """Shards of a window, int64."""
+        return self._shards[number * self._window : (number + 1) * self._window]
+
+    def needed(self, start: int, stop: int) -> list[int]:
+        """Shards of all windows that the positions ``start`` to ``stop`` lie in, and of the window after these."""
+        last = self.number_at(max(start, stop - 1)) + 1
+        return [int(shard) for number in range(self.number_at(start), last + 1) for shard in self.shards(number)]
+
+
 class EpochOrder:
     """The order of the training samples in one epoch.
 
@@ -68,15 +97,11 @@ class EpochOrder:
     """
 
     def __init__(self, counts: Ids, *, seed: int, epoch: int, window: int) -> None:
-        check_window(window)
         self._counts = np.asarray(counts, dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._path = (seed, epoch)
-        self._window = window
         keys = derive(np.arange(len(self._counts), dtype=np.int64), "shard order", *self._path)
-        self._shards = np.argsort(keys, kind="stable")
-        ends = np.cumsum(self._counts[self._shards])
-        self._ends = np.append(ends[window - 1 : -1 : window], ends[-1:])
+        self.windows = ShardWindows(self._counts, np.argsort(keys, kind="stable"), window)
         self._held: tuple[int, Ids] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -85,17 +110,17 @@ class EpochOrder:
     def ids(self, start: int, stop: int) -> Ids:
         """Sample ids at the positions ``start`` to ``stop`` of the order, int64."""
         parts = [np.empty(0, np.int64)]
-        number = int(np.searchsorted(self._ends, start, side="right"))
+        number, ends = self.windows.number_at(start), self.windows.ends
         while start < stop:
-            begin = int(self._ends[number - 1]) if number else 0
-            end = min(stop, int(self._ends[number]))
+            begin = int(ends[number - 1]) if number else 0
+            end = min(stop, int(ends[number]))
             parts.append(self._window_ids(number)[start - begin : end - begin])
             start, number = end, number + 1
         return np.concatenate(parts)
 
     def _window_ids(self, number: int) -> Ids:
         if self._held[0] != number:
-            shards = self._shards[number * self._window : (number + 1) * self._window]
+            shards = self.windows.shards(number)
             counts = self._counts[shards]
             offsets = np.repeat(self._first[shards] - (np.cumsum(counts) - counts), counts)
             ids = offsets + np.arange(len(offsets), dtype=np.int64)

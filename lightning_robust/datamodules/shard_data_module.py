@@ -14,7 +14,7 @@ from lightning_robust.datamodules.options import LoaderOptions, ShardBatch, as_s
 from lightning_robust.datamodules.transfer import augment, unit_float
 from lightning_robust.errors import InputError
 from lightning_robust.seeds import derive_int
-from lightning_robust.shards import ShardIndex, open_index
+from lightning_robust.shards import RemoteOptions, ShardIndex, open_index
 
 SetName: TypeAlias = Literal["train", "val", "test", "predict"]
 
@@ -37,7 +37,7 @@ class ShardDataModule(pl.LightningDataModule):
     are in :attr:`batch_ids`; training samples that were skipped on this rank are in :attr:`skipped`, with the reason.
 
     Args:
-        train: shards of the training set: a local path, glob, brace pattern or folder, or a list of these.
+        train: shards of the training set: a path, URL, glob, brace pattern or folder, or a list of these.
         val: shards of the validation set.
         test: shards of the test set.
         predict: shards of the set to predict.
@@ -57,6 +57,7 @@ class ShardDataModule(pl.LightningDataModule):
         on_error: what to do with a training sample that does not decode: ``"raise"``, or ``"skip"`` to take the next
             good one instead and count it in :attr:`skipped`. Evaluation always raises.
         loader: how workers are run.
+        remote: how shards at URLs are fetched, and where their local copies are.
 
     Raises:
         InputError: if an argument is not what it should be, or a label is outside the classes.
@@ -88,6 +89,7 @@ class ShardDataModule(pl.LightningDataModule):
         label_key: str | None = "cls",
         on_error: Literal["raise", "skip"] = "raise",
         loader: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
+        remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if batch_format not in ("tuple", "dict"):
@@ -111,6 +113,7 @@ class ShardDataModule(pl.LightningDataModule):
         self.label_key = label_key
         self.on_error: Literal["raise", "skip"] = on_error
         self.loader = loader
+        self.remote = remote
         self.batch_ids: Tensor | None = None
         self.skipped: dict[int, str] = {}
         self._indexes: dict[SetName, ShardIndex] = {}
@@ -226,7 +229,7 @@ class ShardDataModule(pl.LightningDataModule):
         shards = self.shards[name]
         if shards is None:
             raise InputError(f"No {name} shards were given: ShardDataModule({name}='folder/*.tar').")
-        index = open_index(shards, label_key=self.label_key, progress=progress)
+        index = open_index(shards, label_key=self.label_key, progress=progress, remote=self.remote)
         if self.num_classes is not None and index.labels is not None:
             outside = (index.labels < 0) | (index.labels >= self.num_classes)
             if outside.any():

@@ -10,6 +10,7 @@ import numpy as np
 from lightning_robust.datamodules.plan import (
     EpochOrder,
     Ids,
+    ShardWindows,
     check_window,
     count_evaluation_batches,
     count_train_batches,
@@ -81,10 +82,27 @@ class LoaderPlan:
         if ring is not None:
             # torch asks for the first task when the workers have let go of those of a pass that was left early
             ring.reclaim()
-        order = EpochOrder(self.counts, seed=self.seed, epoch=epoch, window=self.window)
+        order = self._order(epoch)
         for number in range(first, self.batches):
             slot = None if ring is None else ring.take()
             yield Task(slot, epoch, self._ids(number, order).tolist(), shape)
+
+    def windows(self, epoch: int) -> ShardWindows:
+        """The shards in the order in which an epoch needs them."""
+        if self.shuffle:
+            return self._order(epoch).windows
+        return ShardWindows(self.counts, np.arange(len(self.counts)), self.window)
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Positions, in the order of the epoch, from which batches ``first`` to ``last`` of all ranks come."""
+        if self.train:
+            return first * self.global_batch, (last + 1) * self.global_batch
+        # evaluation batches are of unequal size; the share of rank 0 begins first, that of the last rank ends last
+        own = self.samples // self.world
+        return first * own // self.batches * self.world, -(-(last + 1) * (own + 1) // self.batches) * self.world
+
+    def _order(self, epoch: int) -> EpochOrder:
+        return EpochOrder(self.counts, seed=self.seed, epoch=epoch, window=self.window)
 
     def _ids(self, number: int, order: EpochOrder) -> Ids:
         if not self.train:

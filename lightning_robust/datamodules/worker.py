@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_robust.errors import InputError, RobustError, ShardError
 from lightning_robust.seeds import derive
-from lightning_robust.shards import SampleReader, ShardIndex, decode_image
+from lightning_robust.shards import FetchError, SampleReader, ShardIndex, decode_image
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 SampleTransform: TypeAlias = Callable[..., Any]
@@ -125,6 +125,8 @@ class BatchMaker:
     def _payloads(self, ids: list[int]) -> list[bytes] | list[None]:
         try:
             return self._reader.read(ids)
+        except FetchError:  # a lost network is no bad sample
+            raise
         except ShardError:
             if self._on_error == "raise":
                 raise
@@ -137,7 +139,7 @@ class BatchMaker:
             try:
                 image = self._decode(candidate, payload if payload is not None else self._reader.read([candidate])[0])
             except ShardError as error:
-                if self._on_error == "raise":
+                if self._on_error == "raise" or isinstance(error, FetchError):
                     raise
                 skipped[candidate] = str(error)
                 payload = None

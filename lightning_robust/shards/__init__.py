@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from lightning_robust.shards.opening import open_index
     from lightning_robust.shards.packing import pack
     from lightning_robust.shards.reader import SampleReader
+    from lightning_robust.shards.remote import FetchError, RemoteOptions
     from lightning_robust.shards.writing import Sample
 
-__all__ = ["Sample", "SampleReader", "ShardIndex", "decode_image", "open_index", "pack"]
+__all__ = ["FetchError", "RemoteOptions", "Sample", "SampleReader", "ShardIndex", "decode_image", "open_index", "pack"]
 
 _HOMES = {
+    "FetchError": "remote",
+    "RemoteOptions": "remote",
     "Sample": "writing",
     "SampleReader": "reader",
     "ShardIndex": "index",

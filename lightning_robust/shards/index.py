@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_robust.errors import InputError, ShardError
+from lightning_robust.shards.cache import RemoteSet, RemoteShard
 from lightning_robust.shards.indexfile import load_table
 from lightning_robust.shards.scan import SampleTable
 from lightning_robust.shards.tar import member_before
+from lightning_robust.shards.urls import base_name, is_url, shown
 
 Integers = npt.NDArray[np.int64]
 
@@ -27,13 +30,14 @@ class ShardIndex:
     Holds no open file and pickles small: a table that is mapped from disk is mapped again where it is unpickled.
 
     Attributes:
-        paths: shard files, in order.
+        paths: shards, in order: files, or URLs.
         counts: samples per shard, int64 (S,).
         sizes: bytes per shard, int64 (S,).
         classes: names of the classes, if the set has any.
         table: offset, size and label of each sample, see :data:`SAMPLE_DTYPE`.
         has_labels: whether the labels were read.
         table_file: the file that ``table`` is mapped from, if it is.
+        remote: where the shards at URLs are fetched from; None if all are files.
     """
 
     paths: tuple[str, ...]
@@ -43,6 +47,7 @@ class ShardIndex:
     table: SampleTable = field(repr=False)
     has_labels: bool = True
     table_file: str | None = field(default=None, repr=False)
+    remote: RemoteSet | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.has_labels and self.classes is not None:
@@ -68,7 +73,7 @@ class ShardIndex:
         Tar pads its members, so that names and sizes alone would not tell two orders of one set apart.
         """
         rows = [
-            [Path(path).name, int(count), int(size)]
+            [base_name(path), int(count), int(size)]
             for path, count, size in zip(self.paths, self.counts, self.sizes, strict=True)
         ]
         found = hashlib.sha256(json.dumps(rows).encode())
@@ -104,15 +109,37 @@ class ShardIndex:
     def describe(self, sample: int) -> str:
         """Name a sample for a message: its id, its member and its shard."""
         shards, offsets, _ = self.locate([sample])
-        path = self.paths[int(shards[0])]
-        member = member_before(path, int(offsets[0]))
-        return f"sample {sample}" + (f" ({member!r})" if member else "") + f" of shard {path!r}"
+        shard = int(shards[0])
+        source = self.source(shard)
+        copy = self.paths[shard] if source is None or self.remote is None else str(self.remote.cache.path(source))
+        member = member_before(copy, int(offsets[0]))
+        return f"sample {sample}" + (f" ({member!r})" if member else "") + f" of shard {self.named(shard)!r}"
+
+    def named(self, shard: int) -> str:
+        """Path or URL of a shard for messages, without what may be secret."""
+        path = self.paths[shard]
+        return shown(path) if is_url(path) else path
+
+    def source(self, shard: int) -> RemoteShard | None:
+        """Where a shard is fetched from; None for a file."""
+        return None if self.remote is None else self.remote.shards[shard]
+
+    def open_shard(self, shard: int) -> int:
+        """Open a shard for reading, fetching it to the cache first if it is remote and not there.
+
+        Returns:
+            A file descriptor.
+        """
+        source = self.source(shard)
+        if source is None or self.remote is None:
+            return os.open(self.paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+        return self.remote.cache.open(source)
 
     def __reduce__(self) -> tuple[object, ...]:
         # the file goes when other shards of the folder are indexed; the map of it stays good
         file = self.table_file if self.table_file is not None and Path(self.table_file).is_file() else None
         table = np.array(self.table) if file is None else None
-        return _restore, (self.paths, self.counts, self.sizes, self.classes, table, self.has_labels, file)
+        return _restore, (self.paths, self.counts, self.sizes, self.classes, table, self.has_labels, file, self.remote)
 
 
 def _restore(
@@ -123,7 +150,8 @@ def _restore(
     table: SampleTable | None,
     has_labels: bool,
     table_file: str | None,
+    remote: RemoteSet | None,
 ) -> ShardIndex:
     if table is None:
         table = load_table(str(table_file), int(counts.sum()))
-    return ShardIndex(paths, counts, sizes, classes, table, has_labels, table_file)
+    return ShardIndex(paths, counts, sizes, classes, table, has_labels, table_file, remote)

@@ -122,7 +122,7 @@ def read_folder_index(folder: str, fields: Fields) -> FolderIndex:
     if "samples_file" not in document or document.get("fields") != _fields_document(fields):
         bare = {name: replace(entry, row=None) for name, entry in listed.items()}
         return replace(empty_index(folder), shards=bare, classes=named, extra=extra)
-    table_file = _inside(folder, document["samples_file"])
+    table_file = file_beside(folder, document["samples_file"])
     return FolderIndex(folder, listed, load_table(table_file, _rows_expected(listed)), table_file, named, extra)
 
 
@@ -139,7 +139,7 @@ def write_folder_index(index: FolderIndex, fields: Fields) -> FolderIndex:
     folder = Path(index.folder)
     buffer = io.BytesIO()
     np.save(buffer, index.table, allow_pickle=False)
-    samples_file = f"index-{hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]}.npy"
+    samples_file = table_name(hashlib.sha256(buffer.getbuffer()).hexdigest())
     document = index.extra | {
         "__kind__": KIND,
         "wids_version": 1,
@@ -173,6 +173,18 @@ def load_table(path: str, rows: int) -> SampleTable:
 
 
 _REBUILD = "Run `lightning-robust shards index --rebuild`."
+
+
+def file_beside(folder: str, name: object) -> str:
+    """Path of the samples file that an index names, which must lie beside it."""
+    if not isinstance(name, str) or Path(name).name != name or not name.endswith(".npy"):
+        raise ShardError(f"The index of {folder!r} names the samples file {name!r}; it must be a .npy file beside it.")
+    return str(Path(folder) / name)
+
+
+def table_name(sha256: str) -> str:
+    """Name of the samples file whose bytes have this SHA-256."""
+    return f"index-{sha256[:16]}.npy"
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -213,9 +225,3 @@ def _rows_expected(shards: dict[str, ShardEntry]) -> int:
             raise ShardError(f"The index lists samples from row {row}, expected row {total}. {_REBUILD}")
         total += count
     return total
-
-
-def _inside(folder: str, name: object) -> str:
-    if not isinstance(name, str) or Path(name).name != name or not name.endswith(".npy"):
-        raise ShardError(f"The index of {folder!r} names the samples file {name!r}; it must be a .npy file beside it.")
-    return str(Path(folder) / name)

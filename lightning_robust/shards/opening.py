@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lightning_robust.errors import InputError, ShardError
+from lightning_robust.shards.cache import RemoteSet, ShardCache
 from lightning_robust.shards.index import ShardIndex
 from lightning_robust.shards.indexfile import (
     FolderIndex,
@@ -18,7 +20,10 @@ from lightning_robust.shards.indexfile import (
     write_folder_index,
 )
 from lightning_robust.shards.paths import Shards, expand_shards, glob_patterns
-from lightning_robust.shards.scan import Fields, scan_shard
+from lightning_robust.shards.places import LocalFolder, Place, RemoteFolder
+from lightning_robust.shards.remote import RemoteOptions
+from lightning_robust.shards.scan import Fields
+from lightning_robust.shards.urls import base_name, folder_of, is_url
 
 _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _REBUILD = "run `lightning-robust shards index --rebuild`"
@@ -34,108 +39,135 @@ def open_index(
     progress: bool = False,
     write: bool = True,
     rebuild: bool = False,
+    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
 ) -> ShardIndex:
     """Open the index of a shard set, building it first where there is none.
 
     The index of a folder is its ``index.json`` and the ``.npy`` file that this names. If a shard is not listed there,
-    all shards asked for are scanned and added. In a folder that cannot be written to the index is held in memory.
+    all shards asked for are scanned and added. In a folder that cannot be written to the index is held in memory. For
+    shards at URLs, the ``index.json`` beside them is used; without one they are downloaded and indexed in the cache.
 
     Args:
-        shards: a local path, glob, brace pattern or folder (its ``*.tar``), or a list of these.
+        shards: a path, URL, glob, brace pattern or folder (its ``*.tar``; as a URL with a slash at the end), or a list
+            of these.
         image_keys: extensions of the image member; the first present is taken.
         label_key: extension of the member with the class number; None for a set without labels.
         progress: show a bar while scanning.
         write: keep what was scanned beside the shards.
         rebuild: scan again, whatever the index says.
+        remote: how shards at URLs are fetched, and where they are kept.
 
     Returns:
         The index; a sample's id is its position in the concatenation of the shards.
 
     Raises:
         ShardError: a shard is missing, damaged, changed since it was indexed, or holds what it must not.
-        UnsupportedError: a URL was given.
+        FetchError: a store refuses, or does not answer.
+        UnsupportedError: a URL that is not read, or whose driver is not installed.
         InputError: nothing was given, a shard was named twice, or folders disagree on the class names.
     """
     fields = Fields(tuple(image_keys), label_key)
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, remote)
+    cache = ShardCache(remote)
     by_folder: dict[str, list[str]] = {}
     for path in paths:
-        by_folder.setdefault(str(Path(path).parent), []).append(path)
-    folders = {}
-    for folder, members in by_folder.items():
-        known = read_folder_index(folder, fields)
-        if rebuild or not _covers(known, members, shards):
-            known = _build(folder, members, shards, fields, progress=progress, write=write, rebuild=rebuild)
-        folders[folder] = known
-    return _assemble(paths, folders, has_labels=label_key is not None)
-
-
-def _covers(known: FolderIndex, paths: list[str], shards: Shards) -> bool:
-    """Tell whether every shard asked for is indexed; those that are must not have changed."""
+        by_folder.setdefault(_folder(path), []).append(path)
     patterns = glob_patterns(shards)
-    for name in known.shards.keys() - {Path(path).name for path in paths}:
-        lost = Path(known.folder) / name
-        if any(lost.match(pattern) for pattern in patterns) and not lost.is_file():
-            raise ShardError(
-                f"Shard {str(lost)!r} is missing: the index lists it with {known.shards[name].count} samples. Fetch it "
-                f"again, or {_REBUILD} if it was taken away on purpose."
-            )
-    for path in paths:
-        listed = known.shards.get(Path(path).name)
-        size = Path(path).stat().st_size
+    places: dict[str, Place] = {}
+    known = {}
+    for folder, members in by_folder.items():
+        urls = {base_name(url): url for url in members}
+        names = list(urls)
+        if len(names) < len(members):
+            raise InputError(f"Two shards in {folder!r} have one file name; only their queries differ. Rename one.")
+        places[folder] = place = RemoteFolder(folder, urls, fields, cache) if is_url(folder) else LocalFolder(folder)
+        known[folder] = read_folder_index(place.home, fields)
+        if rebuild or not _covers(known[folder], place, names, patterns):
+            known[folder] = _build(place, names, patterns, fields, progress=progress, write=write, rebuild=rebuild)
+    index = _assemble(paths, known, has_labels=label_key is not None)
+    sources = tuple(places[_folder(path)].source(base_name(path), known[_folder(path)]) for path in paths)
+    return index if not any(sources) else replace(index, remote=RemoteSet(cache, sources))
+
+
+def _folder(path: str) -> str:
+    return folder_of(path) if is_url(path) else str(Path(path).parent)
+
+
+def _covers(known: FolderIndex, place: Place, names: list[str], patterns: list[str]) -> bool:
+    """Tell whether every shard asked for is indexed; those that are must not have changed."""
+    for lost in place.lost(known, names, patterns):
+        raise ShardError(
+            f"Shard {place.named(lost)!r} is missing: the index lists it with {known.shards[lost].count} samples. "
+            f"Fetch it again, or {_REBUILD} if it was taken away on purpose."
+        )
+    for name, size in place.sizes(names).items():
+        listed = known.shards.get(name)
         if listed is not None and listed.size not in (None, size):
             raise ShardError(
-                f"Shard {path!r} has {size} bytes; the index says {listed.size} bytes with {listed.count} samples. "
-                f"It was cut or replaced: fetch it again, or {_REBUILD} if it was replaced on purpose."
+                f"Shard {place.named(name)!r} has {size} bytes; the index says {listed.size} bytes with {listed.count} "
+                f"samples. It was cut or replaced: fetch it again, or {_REBUILD} if it was replaced on purpose."
             )
-    return all(known.row_of(Path(path).name) is not None for path in paths)
+    return all(known.row_of(name) is not None for name in names)
 
 
 def _build(
-    folder: str, paths: list[str], shards: Shards, fields: Fields, *, progress: bool, write: bool, rebuild: bool
+    place: Place,
+    names: list[str],
+    patterns: list[str],
+    fields: Fields,
+    *,
+    progress: bool,
+    write: bool,
+    rebuild: bool,
 ) -> FolderIndex:
     if not write:
-        return _scan(folder, paths, fields, progress=progress, rebuild=rebuild)
+        return _scan(place, names, patterns, fields, progress=progress, rebuild=rebuild)
     try:
-        with index_lock(folder):
-            known = read_folder_index(folder, fields)
-            if not rebuild and _covers(known, paths, shards):  # another process was here first
+        with index_lock(place.home):
+            known = read_folder_index(place.home, fields)
+            if not rebuild and _covers(known, place, names, patterns):  # another process was here first
                 return known
-            return write_folder_index(_scan(folder, paths, fields, progress=progress, rebuild=rebuild), fields)
+            return write_folder_index(_scan(place, names, patterns, fields, progress=progress, rebuild=rebuild), fields)
     except OSError as error:
         if isinstance(error, ShardError) or error.errno not in _CANNOT_WRITE:
             raise
-        logger.info("Folder %r cannot be written to (%s); the index of its shards is held in memory.", folder, error)
-        return _scan(folder, paths, fields, progress=progress, rebuild=rebuild)
+        logger.info(
+            "Folder %r cannot be written to (%s); the index of its shards is held in memory.", place.home, error
+        )
+        return _scan(place, names, patterns, fields, progress=progress, rebuild=rebuild)
 
 
-def _scan(folder: str, paths: list[str], fields: Fields, *, progress: bool, rebuild: bool) -> FolderIndex:
+def _scan(
+    place: Place, names: list[str], patterns: list[str], fields: Fields, *, progress: bool, rebuild: bool
+) -> FolderIndex:
     from tqdm import tqdm
 
-    known = read_folder_index(folder, fields)
+    known = read_folder_index(place.home, fields)
     if rebuild:
-        gone = {name for name in known.shards if not (Path(folder) / name).is_file()}
-        known = known.without({Path(path).name for path in paths} | gone)
+        known = known.without({*names, *place.lost(known, names, patterns)})
     seen: dict[str, str] = {}
-    tables, sizes = {}, {}
-    for path in tqdm(paths, desc="Indexing", unit=" shards", disable=not progress):
-        name = Path(path).name
-        sizes[name] = Path(path).stat().st_size
-        tables[name] = scan_shard(path, fields, seen=seen)
+    tables, sizes, extra = {}, {}, {}
+    found = place.find(names, known, refresh=rebuild)
+    for shard in tqdm(found, total=len(names), desc="Indexing", unit=" shards", disable=not progress):
+        name = shard.name
+        sizes[name] = Path(shard.path).stat().st_size
+        tables[name] = place.scan(shard, fields, seen)
+        if shard.extra is not None:
+            extra[name] = shard.extra
         listed = known.shards.get(name)
         if listed is not None and listed.count != len(tables[name]):
             raise ShardError(
-                f"Shard {path!r} holds {len(tables[name])} samples; the index says {listed.count}. Fetch it again, or "
-                f"{_REBUILD} if it was replaced on purpose."
+                f"Shard {place.named(name)!r} holds {len(tables[name])} samples; the index says {listed.count}. Fetch "
+                f"it again, or {_REBUILD} if it was replaced on purpose."
             )
-    return known.with_shards(tables, sizes=sizes)
+    return known.with_shards(tables, sizes=sizes, extra=extra)
 
 
 def _assemble(paths: list[str], folders: dict[str, FolderIndex], *, has_labels: bool) -> ShardIndex:
     named = {folder.classes for folder in folders.values() if folder.classes is not None}
     if len(named) > 1:
         raise InputError("The folders of these shards disagree on the names of the classes: they are not one set.")
-    located = [(folders[str(Path(path).parent)], Path(path).name) for path in paths]
+    located = [(folders[_folder(path)], base_name(path)) for path in paths]
     only = next(iter(folders.values()))
     whole = len(folders) == 1 and only.holds_only([name for _, name in located])
     return ShardIndex(

@@ -22,8 +22,8 @@ _OPEN_SHARDS = 128
 class SampleReader:
     """Read the image bytes of samples, in any order, by ``os.pread``.
 
-    Shards are opened on first use in each process, and at most 128 at a time. Pickling drops them. Not for use by
-    several threads at once.
+    Shards are opened on first use in each process, and at most 128 at a time; remote ones are fetched to the cache
+    then. Pickling drops them. Not for use by several threads at once.
 
     Args:
         index: the shard set.
@@ -40,6 +40,7 @@ class SampleReader:
         """Return the encoded image of each sample.
 
         Raises:
+            FetchError: a remote shard cannot be fetched.
             ShardError: a shard is missing or has another size than the index says, or an image does not lie within it.
             InputError: an id is outside the set.
         """
@@ -80,9 +81,11 @@ class SampleReader:
         return descriptor
 
     def _open(self, shard: int) -> int:
-        path, expected = self.index.paths[shard], int(self.index.sizes[shard])
+        path, expected = self.index.named(shard), int(self.index.sizes[shard])
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self.index.open_shard(shard)
+        except ShardError:
+            raise
         except OSError as error:
             raise ShardError(f"Shard {path!r} cannot be opened: {error.strerror}. Fetch it again.") from error
         if (size := os.fstat(descriptor).st_size) != expected:
@@ -91,10 +94,18 @@ class SampleReader:
                 f"Shard {path!r} has {size} bytes; the index says {expected} bytes with "
                 f"{int(self.index.counts[shard])} samples. It was cut or replaced: fetch it again."
             )
+        self._close_evicted()
         if len(self._descriptors) == _OPEN_SHARDS:
             os.close(self._descriptors.popitem(last=False)[1])
         self._descriptors[shard] = descriptor
         return descriptor
+
+    def _close_evicted(self) -> None:
+        """Close copies that are gone from the cache: they take disk space for as long as they are open."""
+        remote = [] if self.index.remote is None else list(self._descriptors.items())
+        for shard, descriptor in remote:
+            if os.fstat(descriptor).st_nlink == 0:
+                os.close(self._descriptors.pop(shard))
 
     def __enter__(self) -> Self:
         return self

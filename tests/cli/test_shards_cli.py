@@ -78,7 +78,7 @@ def test_cifar_is_recognized(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argv", [["info", "none-*.tar"], ["index", "https://host/a.tar"], ["pack", "none", "set"], ["index", "a.tar"]]
+    "argv", [["info", "none-*.tar"], ["index", "pipe:cat a.tar"], ["pack", "none", "set"], ["index", "a.tar"]]
 )
 def test_errors_are_one_sentence_and_status_1(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+from support.web import Web, web_server
 
 from lightning_robust.shards import Sample, pack
 
@@ -23,3 +26,9 @@ def shards(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     pack([Sample(f"{i:03d}", image, i % 5) for i, image in enumerate(images)], folder, samples_per_shard=13)
     return str(folder)
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with web_server() as server:
+        yield server

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from support.web import Web, web_server
 
 from lightning_robust.shards import Sample
 
@@ -42,3 +43,9 @@ def write_tar() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with web_server() as server:
+        yield server

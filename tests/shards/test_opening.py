@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_robust.errors import InputError, ShardError, UnsupportedError
+from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards import SampleReader, open_index, pack
 
 
@@ -72,7 +72,7 @@ def test_index_equals_tarfile_for_any_shard_sizes(counts, data, tmp_path_factory
 def test_index_written_once_is_read_without_a_scan(folder, monkeypatch):
     _forget_index(folder)
     scanned = open_index(folder)
-    monkeypatch.setattr("lightning_robust.shards.opening.scan_shard", None)
+    monkeypatch.setattr("lightning_robust.shards.places.scan_shard", None)
     index = open_index(folder)
     assert index.table.tolist() == scanned.table.tolist()
     assert isinstance(index.table, np.memmap)
@@ -115,7 +115,7 @@ def test_two_sets_share_a_folder(folder, samples, monkeypatch):
     pickled = pickle.dumps(train)
     pack(samples[:7], folder, name="val")
     val = open_index(folder / "val-*.tar")
-    monkeypatch.setattr("lightning_robust.shards.opening.scan_shard", None)
+    monkeypatch.setattr("lightning_robust.shards.places.scan_shard", None)
     assert len(open_index(folder / "shard-*.tar")) == 64
     assert len(val) == 7
     assert len(open_index([folder / "val-000000.tar", folder / "shard-000003.tar"])) == 11
@@ -340,7 +340,7 @@ def test_write_false_leaves_the_folder_alone(folder):
     assert sorted(folder.iterdir()) == before
 
 
-def test_nothing_and_urls_and_twice(tmp_path, folder):
+def test_nothing_and_twice(tmp_path, folder):
     with pytest.raises(ShardError, match=r"No shard matches .*none-\*\.tar"):
         open_index(str(tmp_path / "none-*.tar"))
     (tmp_path / "empty").mkdir()
@@ -350,9 +350,6 @@ def test_nothing_and_urls_and_twice(tmp_path, folder):
         open_index([])
     with pytest.raises(InputError, match="named twice"):
         open_index([folder, folder / "shard-000001.tar"])
-    for url in ("https://host/s-{0..3}.tar", "s3://bucket/a.tar", "pipe:cat a.tar"):
-        with pytest.raises(UnsupportedError, match="download them first"):
-            open_index(url)
 
 
 def test_ids_outside_the_set(folder):

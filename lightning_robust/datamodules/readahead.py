@@ -1,0 +1,84 @@
+"""Fetch the remote shards that the coming batches need, before the workers ask for them."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import weakref
+
+from lightning_robust.datamodules.plan import ShardWindows
+from lightning_robust.datamodules.tasks import LoaderPlan
+from lightning_robust.errors import ShardError
+from lightning_robust.shards.cache import Pins, RemoteSet, RemoteShard, ShardCache
+from lightning_robust.shards.download import StoppedError
+
+logger = logging.getLogger(__name__)
+
+
+class ReadAhead:
+    """Keeps the shards of the running windows in the cache and fetches those of the next one.
+
+    Runs in the process of the loader, in threads: a worker that finds a shard missing fetches it itself, or waits for
+    whoever does. Of several loaders that share a cache, each shard is fetched by one.
+
+    Args:
+        remote: the shards.
+        plan: the batches of the loader.
+        depth: batches that workers make ahead of the one that is delivered.
+    """
+
+    def __init__(self, remote: RemoteSet, plan: LoaderPlan, depth: int) -> None:
+        self._remote, self._plan, self._depth = remote, plan, depth
+        self._windows: ShardWindows | None = None
+        self._wanted: list[int] = []
+        self._pins = Pins(remote.cache)
+        self._queue: queue.SimpleQueue[RemoteShard | None] = queue.SimpleQueue()
+        stop = threading.Event()
+        threads = remote.cache.options.connections
+        for _ in range(threads):
+            threading.Thread(target=_fetch, args=(self._queue, remote.cache, stop), daemon=True).start()
+        # also when the loader is dropped without a word
+        self._end = weakref.finalize(self, _end, self._queue, stop, threads)
+
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch."""
+        self._windows = self._plan.windows(epoch)
+
+    def reach(self, number: int) -> None:
+        """Fetch what batch ``number`` and those after it need; the shards before it may go."""
+        if self._windows is None:
+            raise RuntimeError("begin comes first")
+        last = min(number + self._depth, self._plan.batches - 1)
+        wanted = self._windows.needed(*self._plan.span(number, last))
+        if wanted == self._wanted:
+            return
+        fresh = [shard for shard in wanted if shard not in set(self._wanted)]
+        self._wanted = wanted
+        self._pins.hold(source for shard in wanted if (source := self._remote.shards[shard]) is not None)
+        for shard in fresh:
+            source = self._remote.shards[shard]
+            if source is not None:
+                self._queue.put(source)
+
+    def close(self) -> None:
+        """Stop fetching, and let the shards go."""
+        self._end()
+        self._pins.release()
+
+
+def _end(wanted: queue.SimpleQueue[RemoteShard | None], stop: threading.Event, threads: int) -> None:
+    stop.set()
+    for _ in range(threads):
+        wanted.put(None)
+
+
+def _fetch(wanted: queue.SimpleQueue[RemoteShard | None], cache: ShardCache, stop: threading.Event) -> None:
+    while (shard := wanted.get()) is not None and not stop.is_set():
+        try:
+            cache.fetch_ahead(shard, stop)
+        except StoppedError:
+            return
+        except ShardError as error:
+            # the worker that needs the shard runs into the same and raises it where the user sees it
+            logger.info("Not fetched ahead: %s", error)
