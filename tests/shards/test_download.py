@@ -75,7 +75,9 @@ def test_without_a_version_or_checksum_nothing_is_spliced(web, get):
     assert _ranges(web)[2:] == [None, "bytes=10000-"]
 
 
-def test_an_object_that_changes_between_two_reads_is_not_spliced(web, get):
+@pytest.mark.parametrize("heeds", [True, False])
+def test_an_object_that_changes_between_two_reads_is_not_spliced(web, get, heeds):
+    web.heeds_if_range = heeds
     web.faults["/a.tar"] = [("cut", 10_000)]
     web.after_body = lambda path: web.files.update({path: OTHER})
     assert get() == OTHER

@@ -24,6 +24,7 @@ class Web:
         self.faults: dict[str, list[Any]] = {}
         self.ranges = True
         self.etags = True
+        self.heeds_if_range = True
         self.gets: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
@@ -78,7 +79,8 @@ def web_server() -> Iterator[Web]:
             start, status, headers = 0, 200, {}
             if web.etags:
                 headers["ETag"] = etag
-            if web.ranges and asked and self.headers.get("If-Range", etag) == etag:
+            unchanged = not web.heeds_if_range or self.headers.get("If-Range", etag) == etag
+            if web.ranges and asked and unchanged:
                 first, _, last = asked.removeprefix("bytes=").partition("-")
                 start, end = int(first), min(int(last or len(data)), len(data) - 1)
                 if start >= len(data):
