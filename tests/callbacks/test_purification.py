@@ -19,11 +19,13 @@ from torch.nn import functional as F
 from lightning_robust.callbacks import BatchAugmentation, InputPurification, PreemptiveSharpening
 from lightning_robust.callbacks.callback import StepCallback
 from lightning_robust.cli.main import main
-from lightning_robust.defenses import Defense, Sequence, majority
+from lightning_robust.defenses import Defense, PixelDeflection, Purified, Sequence, majority
 from lightning_robust.defenses.purified import purified_logits
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.functional import laplacian_sharpen
 from lightning_robust.images import ImageSpec
+from lightning_robust.models import ImageClassifier, SmallCNN
+from lightning_robust.nn import RobustActivationMap
 from lightning_robust.seeds import derive, of_content
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -283,7 +285,7 @@ def test_purifying_before_publishing_or_an_attack_is_refused(tmp_path, behind):
 
 
 def test_training_is_refused_and_pointed_elsewhere():
-    with pytest.raises(InputError, match=r"BatchAugmentation the Kornia form"):
+    with pytest.raises(InputError, match="BatchAugmentation the Kornia form: RandomPixelDeflection"):
         InputPurification(Coarse(), stages=["train", "test"])
     with pytest.raises(InputError, match="defense is a Flatten"):
         InputPurification(nn.Flatten())
@@ -360,6 +362,25 @@ def test_an_activation_map_is_that_of_the_net_of_the_run(tmp_path, votes, networ
         torch.testing.assert_close(module.logits[0], wanted, atol=1e-5, rtol=1e-4)
         assert not callback.defense.map.is_bound  # the user's object keeps no net
         assert callback._at_work is None
+
+
+@pytest.mark.parametrize("votes", [1, 3])
+def test_deflection_that_spares_what_the_net_looks_at(tmp_path, votes):
+    torch.manual_seed(0)
+    module, looks = ImageClassifier(SmallCNN(3, 4), num_classes=4, mean=MEAN, std=STD), Looks()
+    defense = PixelDeflection(20, 3, RobustActivationMap(classes=2))
+    inputs = []
+    module.net.register_forward_hook(lambda net, args, logits: inputs.append(args[0]))
+    callback = InputPurification(defense, votes)
+    trainer(tmp_path, looks, callback).test(module, feed(torch.rand(16, 3, 16, 16)), verbose=False)
+    seeds = derive(looks.steps[0].seeds, "purification")
+    runs = [seeds] if votes == 1 else [derive(seeds, "vote", run) for run in range(votes)]
+    bound = Purified(module.eval(), defense, votes).defense
+    wanted = bound(looks.steps[0].original.repeat(votes, 1, 1, 1), seeds=torch.cat(runs))
+    first, second = inputs[:2]  # the map's own pass, then the step's
+    torch.testing.assert_close(second, normalized(wanted))
+    assert not torch.equal(first, second)
+    assert not defense.activation_map.is_bound
 
 
 def test_a_checkpoint_names_the_defense_and_its_settings(tmp_path):
