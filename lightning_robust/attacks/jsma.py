@@ -153,9 +153,10 @@ def _walk(
         if len(index) == 0:
             return
         leaf = point.detach().requires_grad_()
-        logits = part.logits(leaf)
+        with torch.set_grad_enabled(step < steps):
+            logits = part.logits(leaf)
         reached = surely_wrong(logits, part.target) if any_class else surely_is(logits, aim)
-        closest.offer(index, point, reached.detach())
+        closest.offer(index, point, reached)
         if step == steps:
             return
         moved, possible = _next(point, *_slopes(logits, leaf, aim, output), theta)
