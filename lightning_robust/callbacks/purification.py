@@ -64,8 +64,9 @@ class InputPurification(StepCallback):
         super().__init__(stages=stages, spec=spec)
         if "train" in stages:
             raise InputError(
-                'InputPurification acts in evaluation only: leave "train" out of stages. To train on deflected or denoised '
-                "images, give BatchAugmentation the Kornia form: RandomPixelDeflection, RandomWaveletDenoising."
+                'InputPurification acts in evaluation only: leave "train" out of stages. To train on deflected or '
+                "denoised images, give BatchAugmentation the Kornia form: RandomPixelDeflection or "
+                "RandomWaveletDenoising."
             )
         check_votes(defense, votes, votes_at_once)
         self.defense, self.votes, self.votes_at_once, self.network = defense, votes, votes_at_once, network
