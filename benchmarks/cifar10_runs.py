@@ -97,7 +97,7 @@ def page(out: Path, epochs: int, killed_at: int, command: str) -> str:
         f"(`cifar10_robust`), {epochs} epochs, {total} steps of {BATCH} images, seed of the config, on the CPU. The "
         f"pair is two gloo processes of {BATCH // 2} images each.",
         "",
-        "| run | last training loss | largest difference of a weight or statistic | relative norm of the difference |",
+        "| run | last epoch: training loss | largest difference of a weight or statistic | its relative norm |",
         "| --- | --- | --- | --- |",
     ]
     told = {
@@ -107,7 +107,7 @@ def page(out: Path, epochs: int, killed_at: int, command: str) -> str:
     }
     for name, text in told.items():
         difference = weights(out / name) - reference
-        loss = last_logged(out / name, "train/loss")
+        loss = last_logged(out / name, "train_loss_epoch")
         relative = difference.norm() / reference.norm()
         lines.append(f"| {text} | {loss:.4f} | {difference.abs().max():.2g} | {relative:.2g} |")
     lines += [

@@ -118,6 +118,7 @@ class ShardDataModule(pl.LightningDataModule):
         self.skipped: dict[int, str] = {}
         self._indexes: dict[SetName, ShardIndex] = {}
         self._loaders: dict[SetName, ShardLoader] = {}
+        self._resume_from: dict[str, Any] | None = None
 
     def index(self, name: SetName) -> ShardIndex:
         """Index of one of the sets, opened on first use.
@@ -156,6 +157,9 @@ class ShardDataModule(pl.LightningDataModule):
             on_error=self.on_error,
         )
         loader.skipped = self.skipped
+        resume_from, self._resume_from = self._resume_from, None
+        if resume_from is not None:
+            loader.load_state_dict(resume_from)
         return loader
 
     def val_dataloader(self) -> ShardLoader:
@@ -195,19 +199,23 @@ class ShardDataModule(pl.LightningDataModule):
         return {} if loader is None else {"train": loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to resume training on other data or in another order.
+        """Let the next fit go on where the checkpoint was written.
 
-        Lightning hands the state of a loader back in mid-epoch only; this one it always hands back.
+        Lightning hands the state of a loader back in mid-epoch, but not to one that was made before the loops were
+        restored, as ``trainer.estimated_stepping_batches`` in ``configure_optimizers`` does. This one comes earlier.
 
         Raises:
             InputError: naming both sets of shards, or the settings that differ.
         """
         if self._fitting and "train" in state_dict and self.shards["train"] is not None:
-            self.train_dataloader().check_state(state_dict["train"])
+            self._resume_from = state_dict["train"]
+            self.train_dataloader()  # refuses a state that does not fit before anything is trained
+            self._resume_from = state_dict["train"]
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """Stop the workers."""
         self.__dict__.pop("val_dataloader", None)
+        self._resume_from = None
         for loader in self._loaders.values():
             loader.close()
 

@@ -171,6 +171,45 @@ def test_a_killed_run_goes_on_at_the_very_sample(shards, tmp_path, steps, settin
         assert torch.equal(one, other)
 
 
+class ScheduledNet(Net):
+    """Asks for the number of steps, which makes Lightning build the loaders before it restores the loops."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
+@pytest.mark.parametrize("limit", [5, 3])
+@pytest.mark.parametrize("net", [Net, ScheduledNet])
+def test_a_run_goes_on_from_every_step_with_a_schedule_that_counts_steps(shards, tmp_path, net, limit):
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    settings = {"enable_checkpointing": True, "limit_train_batches": limit, "max_epochs": 2}
+    whole = net()
+    _trainer(tmp_path, callbacks=[saver], **settings).fit(whole, _data(shards))
+    for step in range(1, 2 * limit):
+        resumed = net()
+        trainer = _trainer(tmp_path, limit_train_batches=limit, max_epochs=2)
+        trainer.fit(resumed, _data(shards), ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert resumed.seen == whole.seen[step:]
+        for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
+def test_a_fit_after_a_resumed_one_starts_anew(shards, tmp_path):
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2)
+    _trainer(tmp_path, max_epochs=1, enable_checkpointing=True, callbacks=[saver]).fit(Net(), _data(shards))
+    data = _data(shards)
+    _trainer(tmp_path, max_epochs=1).fit(ScheduledNet(), data, ckpt_path=tmp_path / "step=4.ckpt")
+    again, fresh = Net(), Net()
+    _trainer(tmp_path, max_epochs=1).fit(again, data)
+    _trainer(tmp_path, max_epochs=1).fit(fresh, _data(shards))
+    assert again.seen == fresh.seen
+
+
 @pytest.mark.filterwarnings("ignore:.*Checkpoint directory.*exists and is not empty.*")
 @pytest.mark.parametrize("every", [5, 3])
 def test_resuming_on_other_data_or_batches_is_refused(shards, tmp_path, every):
