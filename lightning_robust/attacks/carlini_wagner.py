@@ -198,15 +198,17 @@ class _Search:
         self, part: Problem, index: Tensor, variable: Tensor, origin: Tensor, price: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, success and gradient at a point, and offer the point."""
-        leaf = variable.detach().requires_grad_()
-        point = _image_of(leaf)
-        snapped = self.closest.snap(point)
+        point = _image_of(variable)
+        snapped = self.closest.snap(point).requires_grad_()
         logits = part.logits(snapped)
-        wrong = surely_wrong(logits, part.target, self.confidence)
+        wrong = surely_wrong(logits.detach(), part.target, self.confidence)
         self.closest.offer(index, snapped.detach(), wrong)
-        shortfall = (self.confidence - wrongness(logits, part.target)).clamp(min=0)
-        loss = (point - origin).square().sum((1, 2, 3)) + price * shortfall
-        return loss.detach(), wrong, slope(loss, leaf)
+        shortfall = price * (self.confidence - wrongness(logits, part.target)).clamp(min=0)
+        change = point - origin
+        loss = change.square().sum((1, 2, 3)) + shortfall.detach()
+        # by the chain rule, so that the model alone is differentiated and a model without a gradient is noticed
+        gradient = (slope(shortfall, snapped) + 2 * change) * (1 - torch.tanh(variable).square()) / 2
+        return loss, wrong, gradient
 
 
 def _image_of(variable: Tensor) -> Tensor:

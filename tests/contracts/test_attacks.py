@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from functools import partial
 
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_robust.attacks import AttackRecord, fgsm, pgd
+from lightning_robust.attacks import AttackRecord, carlini_wagner, deepfool, fgsm, igsm, pgd
 from lightning_robust.errors import InputError
 
-ATTACKS = {
+# these raise a loss inside the ball
+ASCENTS = {
     "fgsm": fgsm,
     "fgsm_l2": partial(fgsm, norm="l2"),
     "fgsm_rs": partial(fgsm, random_start=True),
@@ -24,7 +26,16 @@ ATTACKS = {
     "pgd_restarts": partial(pgd, steps=3, restarts=3),
     "pgd_early_stop": partial(pgd, steps=4, early_stop=True),
     "pgd_clean_start": partial(pgd, steps=4, random_start=False),
+    "igsm": partial(igsm, steps=4),
 }
+# these look for the smallest change that fools the model; where it exceeds the budget the clean image comes back
+MINIMA = {
+    "deepfool": partial(deepfool, steps=10),
+    "carlini_wagner": partial(carlini_wagner, steps=20, searches=3, learning_rate=0.05, constant=1.0),
+}
+ATTACKS = ASCENTS | MINIMA
+every_ascent = pytest.mark.parametrize("attack", ASCENTS.values(), ids=ASCENTS)
+every_minimum = pytest.mark.parametrize("attack", MINIMA.values(), ids=MINIMA)
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 
 
@@ -58,8 +69,17 @@ def batch_of(count, seed=0, dtype=torch.float64):
 
 
 def size_of(attack, change):
-    norm = getattr(attack, "keywords", {}).get("norm", "linf")
-    return change.abs().flatten(1).amax(1) if norm == "linf" else change.flatten(1).norm(dim=1)
+    change = change.flatten(1)
+    return change.abs().amax(1) if norm_of(attack) == "linf" else change.norm(dim=1)
+
+
+def norm_of(attack):
+    return inspect.signature(attack).parameters["norm"].default
+
+
+def predictions(net, image):
+    with torch.no_grad():
+        return net(image).argmax(1)
 
 
 @every_attack
@@ -191,9 +211,10 @@ def test_autocast_is_off_inside(attack):
 @every_attack
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_images_stay_within_the_budget(attack, dtype):
-    image, target = batch_of(4, dtype=dtype)
-    eps = torch.tensor([0.0, 0.01, 8 / 255, 0.3])
-    result = attack(net_of().float().eval(), image, target, eps=eps)
+    net = net_of().float().eval()
+    image, _ = batch_of(4, dtype=dtype)
+    target, eps = predictions(net, image.float()), torch.tensor([0.0, 0.01, 3.0, 0.3])
+    result = attack(net, image, target, eps=eps)
     assert result.dtype == dtype
     assert ((result >= 0) & (result <= 1)).all()
     assert (size_of(attack, result.float() - image.float()) <= eps * (1 + 1e-5)).all()
@@ -203,8 +224,9 @@ def test_half_precision_images_stay_within_the_budget(attack, dtype):
 
 @every_attack
 def test_model_in_bfloat16_is_attacked_in_its_own_precision(attack):
-    image, target = batch_of(2, dtype=torch.bfloat16)
-    result = attack(net_of().to(torch.bfloat16).eval(), image, target, eps=0.1)
+    net = net_of().to(torch.bfloat16).eval()
+    image, _ = batch_of(2, dtype=torch.bfloat16)
+    result = attack(net, image, predictions(net, image), eps=3.0)
     assert (size_of(attack, result.float() - image.float()) > 0).all()
 
 
@@ -241,7 +263,7 @@ def test_function_and_bound_method_are_models_too(attack):
     assert net.training
 
 
-@every_attack
+@every_ascent
 def test_loss_of_the_user_serves_multi_label_targets(attack):
     net, (image, _) = net_of().eval(), batch_of(3)
     target = torch.eye(3, dtype=torch.float64)
@@ -272,7 +294,7 @@ def test_bound_of_one_fools_a_model_everywhere(attack):
         lambda x: (x - 0.5).flatten(1) @ weight.T,
         image,
         target,
-        eps=20.0 if "l2" in str(attack) else 1.0,
+        eps=1.0 if norm_of(attack) == "linf" else 20.0,
         return_record=True,
     )
     assert record.success.all()
@@ -298,10 +320,8 @@ def test_empty_batch_comes_back_empty(attack):
         ({"eps": -0.1}, "eps=-0.1 is not a budget"),
         ({"eps": torch.rand(3)}, r"eps has shape \(3,\) for 2 images"),
         ({"seeds": torch.tensor([0, 1], dtype=torch.int32)}, "one int64 per image"),
-        ({"norm": "l1"}, "norm='l1' is unknown"),
-        ({"loss": "hinge"}, "loss='hinge' is unknown"),
+        ({"norm": "l1"}, "norm='l1'"),
         ({"mode": "test"}, "mode='test' is unknown"),
-        ({"loss_fn": lambda logits, target: logits.sum()}, "one value per sample"),
         ({"model": lambda image: {"logits": image}}, "returned dict for 2 images"),
         ({"model": lambda image: image.detach().flatten(1)[:, :3]}, "differentiable operations"),
     ],
@@ -312,3 +332,111 @@ def test_wrong_input_is_named(attack, change, message):
     model, image, target = (arguments.pop(name) for name in ("model", "image", "target"))
     with pytest.raises(InputError, match=message):
         attack(model, image, target, **arguments)
+
+
+@every_ascent
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "hinge"}, "loss='hinge' is unknown"),
+        ({"loss_fn": lambda logits, target: logits.sum()}, "one value per sample"),
+    ],
+)
+def test_wrong_loss_is_named(attack, change, message):
+    with pytest.raises(InputError, match=message):
+        attack(net_of(), *batch_of(2), eps=0.1, **change)
+
+
+@every_attack
+def test_first_layer_may_change_its_input_in_place(attack):
+    net, (image, target) = net_of().eval(), batch_of(3)
+    expected = attack(lambda x: net((x - 0.4) / 0.3), image, target, eps=0.5)
+    assert torch.equal(attack(lambda x: net(x.sub_(0.4).div_(0.3)), image, target, eps=0.5), expected)
+
+
+@every_attack
+def test_misclassified_image_counts_as_success(attack):
+    net, (image, _) = net_of().eval(), batch_of(4)
+    target = (predictions(net, image) + 1) % 3
+    assert attack(net, image, target, eps=0.1, return_record=True).success.all()
+
+
+@every_minimum
+def test_misclassified_image_comes_back_as_it_is(attack):
+    net, (image, _) = net_of().eval(), batch_of(4)
+    target = predictions(net, image)
+    target[1] = (target[1] + 1) % 3
+    record = attack(net, image, target, return_record=True)
+    assert record.success.all()
+    assert torch.equal(record.image[1], image[1])
+    assert (record.distance > 0).tolist() == [True, False, True, True]
+
+
+@every_minimum
+def test_failure_returns_the_clean_image(attack):
+    # the first class wins whatever the image, also a black one
+    def stubborn(image):
+        return torch.stack([image.sum((1, 2, 3)) * 1e-3 + 50, image.sum((1, 2, 3))], dim=1).clamp(max=60)
+
+    image = batch_of(3)[0] * 0.1
+    record = attack(stubborn, image, torch.zeros(3, dtype=torch.long), eps=2.0, return_record=True)
+    assert not record.success.any()
+    assert torch.equal(record.image, image)
+    assert (record.distance == 0).all()
+
+
+@every_minimum
+def test_budget_only_decides_what_is_kept(attack):
+    net, (image, _) = net_of().eval(), batch_of(8)
+    target = predictions(net, image)
+    free = attack(net, image, target, return_record=True)
+    assert free.success.all()
+    successes = []
+    for eps in [0.0, *free.distance.sort().values.tolist()]:
+        record = attack(net, image, target, eps=eps, return_record=True)
+        within = free.distance <= eps
+        assert torch.equal(record.success, within)
+        assert torch.equal(record.image, torch.where(within.view(-1, 1, 1, 1), free.image, image))
+        successes.append(int(record.success.sum()))
+    assert successes == sorted(successes)
+    assert (successes[0], successes[-1]) == (0, 8)
+
+
+@every_minimum
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(1, 5),
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)).filter(lambda s: s[0] * s[1] * s[2] > 7),
+    classes=st.integers(2, 12),
+)
+def test_linear_model_is_fooled_by_almost_the_smallest_change(attack, seed, count, shape, classes):
+    generator = torch.Generator().manual_seed(seed)
+    image = 0.4 + 0.2 * torch.rand(count, *shape, generator=generator, dtype=torch.float64)
+    weight = torch.randn(classes, image[0].numel(), generator=generator, dtype=torch.float64)
+    # the bias puts the nearest boundary of the first image 0.1 away, inside the box
+    target = torch.full((count,), 0)
+    gaps = image[:1].flatten(1) @ (weight[0] - weight).T
+    lengths = (weight[0] - weight).norm(dim=1)
+    bias = gaps[0] - lengths * 0.1 * (1 + torch.rand(classes, generator=generator, dtype=torch.float64))
+
+    def model(x):
+        return x.flatten(1) @ weight.T + bias
+
+    clean = model(image)
+    distances = (clean[:, :1] - clean)[:, 1:] / lengths[1:]
+    optimum = distances.amin(1).clamp(min=0)
+    attack = partial(attack, steps=250, searches=5) if "searches" in inspect.signature(attack).parameters else attack
+    record = attack(model, image, target, return_record=True)
+    near = optimum < 0.2
+    assert near[0]
+    assert record.success[near].all()
+    assert (record.distance[near] <= 1.25 * optimum[near] + 2e-4).all()
+    assert (record.distance[near] >= optimum[near] * (1 - 1e-9)).all()
+
+
+@every_minimum
+@pytest.mark.parametrize("target", [torch.eye(3, dtype=torch.float64)[:2], torch.rand(2, dtype=torch.float64)])
+def test_targets_without_a_class_are_refused(attack, target):
+    with pytest.raises(InputError, match="needs class indices"):
+        attack(net_of(), batch_of(2)[0], target)
