@@ -15,6 +15,7 @@ from lightning_robust.datamodules import ShardDataModule, ShardLoader
 from lightning_robust.datamodules.plan import EpochOrder
 from lightning_robust.datamodules.readahead import ReadAhead
 from lightning_robust.datamodules.tasks import LoaderPlan
+from lightning_robust.datamodules.worker import BatchMaker
 from lightning_robust.shards import FetchError, RemoteOptions, open_index
 
 # the server's threads, which Python 3.12 and later warn of at every fork of a worker
@@ -166,14 +167,21 @@ def test_a_lost_network_is_an_error_and_never_a_skipped_sample(web, url, tmp_pat
     assert loader._ahead is None
 
 
+def test_no_sample_is_put_in_the_place_of_a_bad_one_that_cannot_be_fetched(web, url, tmp_path):
+    index = open_index(url, remote=_remote(tmp_path))
+    web.files.clear()
+    maker = BatchMaker(index, seed=0, image_size=None, sample_transform=None, on_error="skip")
+    with pytest.raises(FetchError, match="404"):
+        maker._image(0, 0, b"not an image", {})
+
+
 def test_a_killed_worker_does_not_lock_the_others_out(web, url, tmp_path):
     index = open_index(url, remote=_remote(tmp_path))
     web.faults = {f"/set/shard-{number:06d}.tar": [("stall", 1_000)] for number in range(6)}
     if (child := os.fork()) == 0:
         index.open_shard(0)
         os._exit(0)
-    while not web.sent["/set/shard-000000.tar"]:
-        os.sched_yield()
+    assert web.stalled.wait(30)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     web.faults.clear()

@@ -218,6 +218,8 @@ def test_the_pins_of_a_killed_process_are_gone_with_it(cache, served):
     assert not list((cache.folder / "pins").iterdir())
 
 
+# of the server's threads, from Python 3.12 on
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_a_forked_child_does_not_let_go_of_the_pins(cache, served):
     small = _limited(cache, 1)
     with cache.pins() as pins:

@@ -30,7 +30,7 @@ class Web:
         self.headers: list[dict[str, str]] = []
         self.redirects: dict[str, str] = {}
         self.after_body: Callable[[str], None] = lambda path: None
-        self.stopping, self.resume = threading.Event(), threading.Event()
+        self.stopping, self.resume, self.stalled = threading.Event(), threading.Event(), threading.Event()
         self.url = ""
         self._lock = threading.Lock()
 
@@ -101,6 +101,7 @@ def web_server() -> Iterator[Web]:
                 web.resume.wait(60)
                 self.wfile.write(body[count:])
             elif kind == "stall":
+                web.stalled.set()
                 web.stopping.wait(60)
             self.close_connection = kind in {"cut", "stall"}
             if asked != "bytes=0-0":
