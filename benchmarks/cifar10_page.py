@@ -23,7 +23,8 @@ are 95% Wilson intervals over {test_images:,} test images of one trained net. No
     python benchmarks/cifar10.py --data CIFAR_MOSAICS --zoo ZOO --preset {preset}{device} --report PAGE
 
 where a row is one `lightning-robust fit --config cifar10_resnet20` with the row's callbacks appended; a row that was
-interrupted was resumed from its last epoch. Python {python}, torch {torch}, two shared CPU cores; training seeds 0 to 2
+interrupted was resumed from its last epoch. [One row three ways](cifar10_runs.md): whole, killed and resumed, and as a
+pair of processes. Python {python}, torch {torch}, two shared CPU cores; training seeds 0 to 2
 for "plain" and "all three", 0 elsewhere; evaluation seed 0.
 `PGD-20 e/255` is per image the worst of both losses, Linf. Noise has std 0.05 (also within one third of the
 frequencies, at equal RMSE), blur sigma 1, contrast 0.3. "all three" is ASAP pooling, JaFR (weight 0.001) and

@@ -1,0 +1,295 @@
+"""docs/results/deflection.md from the pieces that benchmarks/deflection_tables.py left."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from deflection_rows import (
+    ATTACKS,
+    MAIN,
+    TABLE_1,
+    TABLE_1_LARGE,
+    TABLE_4,
+    TABLE_4_ATTACKS,
+    TABLE_5,
+    TABLE_5_COLUMNS,
+    TABLE_6,
+    TABLE_6_COLUMNS,
+    TABLE_7,
+    TABLE_7_COLUMNS,
+    TABLE_8,
+    TABLE_8_COLUMNS,
+    TABLE_9,
+)
+from deflection_work import ADAPTIVE, BUDGETS, Place
+from torch import Tensor
+
+from lightning_robust.evaluation import mean_interval, wilson
+
+NONE = "&ndash;"
+HEADING = """# Pixel deflection, as measured
+
+**This defense does not hold against an attacker who knows it.** At Linf 4/255 its accuracy falls to about 0%, as
+Athalye and Carlini showed in 2018 (arXiv 1804.03286).{fall} The paper's tables are of attacks on the bare net, with the
+defense put in afterwards; they are repeated below with adaptive rows under each.
+
+What this is not: the paper's nets and images. These are photographs of the NIPS 2017 DEV set (CC BY 2.0), chosen by
+others so that an Inception-v3 gets them right, and a MobileNet v1 that others trained, at 224 x 224. Only images that
+the net gets right before any attack are counted, as in the paper. All images are received at 8 bits. A small n is a
+small n: see the intervals.
+
+{made}
+`PD + R-CAM + DWT` is `protocol="paper"`, K 100, window 10, the map of the attacked net, BayesShrink with sigma 0.04
+on each channel's scale. A random defense is judged by the mean of fresh draws per image (20; 5 under JSMA, L-BFGS and
+C&W, and for quilting and the blur control), never by a draw the attacker saw; Ens-10 by the majorities of the same
+draws in tens. Brackets hold 95% intervals over images (Wilson; Student where draws are averaged). |L2| is the mean
+relative L2 norm of the change; the two other readings stand beside it. JSMA stops where it succeeds, so it may stay
+below its budget; all others are scaled to it. Nothing was tuned on these images.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Labels of every draw, and the truth: (draws, n) and (n)."""
+
+    label: Tensor
+    target: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """Share of the draws that are right, per image."""
+        return (self.label == self.target).double().mean(0)
+
+    @property
+    def voted(self) -> Tensor | None:
+        """Share of majorities of ten draws that are right, per image; a tie goes to the smaller class."""
+        groups = len(self.label) // 10
+        if not groups:
+            return None
+        found = [self.label[10 * g : 10 * g + 10].mode(0).values == self.target for g in range(groups)]
+        return torch.stack(found).double().mean(0)
+
+    @property
+    def random(self) -> bool:
+        return len(self.label) > 1
+
+
+class Pieces:
+    """What a folder of pieces holds."""
+
+    def __init__(self, place: Place, net: str, split: str = "report") -> None:
+        self.place, self.net, self.split = place, net, split
+
+    def judged(self, attack: str, defense: str, kind: str = "judge") -> Judged | None:
+        found = self._all(kind, attack, defense)
+        if not found:
+            return None
+        return Judged(torch.cat([f["label"] for f in found], 1), torch.cat([f["target"] for f in found]))
+
+    def sizes(self, attack: str) -> dict[str, float]:
+        found = self._all("attack", attack, "")
+        names = [name for name in found[0] if name != "image"] if found else []
+        return {name: float(torch.cat([f[name] for f in found]).double().mean()) for name in names}
+
+    def _all(self, kind: str, attack: str, defense: str) -> list[dict[str, Tensor]]:
+        folder = self.place.out / kind / self.net / self.split / attack.replace(" ", "-")
+        paths = sorted((folder / (defense.replace(" ", "-") or "none")).glob("*.npz"), key=lambda p: int(p.stem))
+        return [{name: torch.from_numpy(array) for name, array in np.load(path).items()} for path in paths]
+
+
+def told(values: Tensor, *, random: bool) -> str:
+    """A mean over images in percent, with its 95% interval."""
+    count = len(values)
+    settled = not random or bool(((values == 0) | (values == 1)).all())
+    found = wilson(int(values.sum()), count) if settled else mean_interval(values.tolist())
+    low, high = max(found.low, 0.0), min(found.high, 1.0)
+    return f"{100 * found.estimate:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def difference(first: Judged | None, second: Judged | None) -> str:
+    """Mean difference of two defenses on the same images, in points."""
+    if first is None or second is None:
+        return NONE
+    count = min(len(first.target), len(second.target))
+    gap = (first.right[:count] - second.right[:count]).tolist()
+    if len(set(gap)) == 1:
+        return f"{100 * gap[0]:+.1f}"
+    found = mean_interval(gap)
+    text = f"{100 * found.estimate:+.1f} [{100 * found.low:+.0f}, {100 * found.high:+.0f}]"
+    return f"{text}, not distinguishable" if found.low <= 0 <= found.high else text
+
+
+def accuracy(judged: Judged | None) -> str:
+    return NONE if judged is None else told(judged.right, random=judged.random)
+
+
+def destruction(attacked: Judged | None, defended: Judged | None) -> str:
+    """Of the images that the attack broke, the share that a defense mends."""
+    if attacked is None or defended is None:
+        return NONE
+    count = min(len(attacked.target), len(defended.target))
+    broken = attacked.right[:count] == 0
+    values = defended.right[:count][broken]
+    if len(values) < 2:
+        return NONE
+    settled = not defended.random or bool(((values == 0) | (values == 1)).all())
+    found = wilson(int(values.sum()), len(values)) if settled else mean_interval(values.tolist())
+    return f"{found.estimate:.2f} [{max(found.low, 0):.2f}, {min(found.high, 1):.2f}]"
+
+
+def named(attack: str, large: bool = False) -> str:
+    return "clean" if attack == "clean" else f"{attack} {BUDGETS[attack][int(large)]}"
+
+
+def worst(pieces: Pieces, defense: str) -> tuple[list[Judged | None], Tensor | None]:
+    """The adaptive attacks on a defense, and per image the lowest share of right draws under any of them."""
+    found = [pieces.judged(way, defense, "adapt") for way in ADAPTIVE]
+    there = [one for one in found if one is not None]
+    if not there:
+        return found, None
+    count = min(len(one.target) for one in there)
+    return found, torch.stack([one.right[:count] for one in there]).min(0).values
+
+
+def adaptive_table(pieces: Pieces, defenses: Sequence[str], label: Callable[[str], str] = str) -> list[str]:
+    lines = [
+        "Adaptive attacks on the same, Linf 4/255, accuracy in percent:",
+        "",
+        "| defense | n | " + " | ".join(ADAPTIVE) + " | **worst per image** |",
+        "| --- | --- |" + " --- |" * (len(ADAPTIVE) + 1),
+    ]
+    for defense in dict.fromkeys(defenses):
+        found, lowest = worst(pieces, defense)
+        if lowest is None:
+            continue
+        cells = " | ".join(accuracy(one) for one in found)
+        lines.append(f"| {label(defense)} | {len(lowest)} | {cells} | **{told(lowest, random=True)}** |")
+    return [*lines, ""] if len(lines) > 4 else []
+
+
+def table_1(pieces: Pieces, paper: dict, *, large: bool = False) -> list[str]:
+    lines = [
+        "| attack | n | draws | relative L2 | RMSE | L2 / sqrt(HW) | no defense | single | Ens-10 | "
+        "paper: L2, none, single, Ens-10 |",
+        "| --- |" + " --- |" * 9,
+    ]
+    for attack, printed in paper.items():
+        bare, guarded = (pieces.judged(named(attack, large), d) for d in ("identity", MAIN))
+        if bare is None or guarded is None:
+            continue
+        sizes = pieces.sizes(named(attack, large)) if attack != "clean" else {}
+        size = " | ".join(f"{sizes[r]:.4f}" if r in sizes else "0" for r in ("relative", "rmse", "hw"))
+        voted = NONE if guarded.voted is None else told(guarded.voted, random=True)
+        cells = f"{accuracy(bare)} | {accuracy(guarded)} | {voted} | " + ", ".join(f"{v:g}" for v in printed)
+        lines.append(f"| {attack} | {len(guarded.target)} | {len(guarded.label)} | {size} | {cells} |")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
+def columns_table(pieces: Pieces, columns: Sequence[str], paper: dict, heads: Sequence[str]) -> list[str]:
+    lines = ["| attack | " + " | ".join(heads) + " | paper |", "| --- |" + " --- |" * (len(heads) + 1)]
+    for attack, printed in paper.items():
+        cells = [accuracy(pieces.judged(named(attack), column)) for column in columns]
+        if any(cell != NONE for cell in cells):
+            lines.append(f"| {attack} | " + " | ".join(cells) + " | " + ", ".join(f"{v:g}" for v in printed) + " |")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
+def table_4(pieces: Pieces) -> list[str]:
+    heads = [f"{attack}, paper" for attack in TABLE_4_ATTACKS]
+    lines = [
+        "| defense | clean accuracy | "
+        + " | ".join(heads)
+        + " | accuracy minus the noise control's, mean of the four |",
+        "| --- |" + " --- |" * (len(heads) + 2),
+    ]
+    for name, (label, printed) in TABLE_4.items():
+        cells = []
+        for attack, figure in zip(TABLE_4_ATTACKS, printed, strict=True):
+            ours = destruction(pieces.judged(named(attack), "identity"), pieces.judged(named(attack), name))
+            cells.append(f"{ours} ({figure if figure is not None else NONE})")
+        if all(cell.startswith(NONE) for cell in cells):
+            continue
+        clean = accuracy(pieces.judged("clean", name))
+        lines.append(f"| {label} | {clean} | " + " | ".join(cells) + f" | {against(pieces, name, 'noise')} |")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
+def mean_over(pieces: Pieces, defense: str, attacks: Sequence[str]) -> Judged | None:
+    """A defense under several attacks as one: the draws are those of the attack with the fewest."""
+    found = [pieces.judged(named(attack), defense) for attack in attacks]
+    if any(one is None for one in found):
+        return None
+    return Judged(*(torch.cat(parts, -1) for parts in zip(*((f.label[:5], f.target) for f in found if f), strict=True)))
+
+
+def against(pieces: Pieces, first: str, second: str) -> str:
+    if first == second:
+        return NONE
+    both = [mean_over(pieces, name, TABLE_4_ATTACKS) for name in (first, second)]
+    return NONE if None in both else difference(*both)
+
+
+def table_9(pieces: Pieces) -> list[str]:
+    lines = ["| what | window 5, 10, 50, 100 (or the four denoisers) | paper |", "| --- | --- | --- |"]
+    for label, (names, printed) in TABLE_9.items():
+        cells = []
+        for name in names:
+            found = [pieces.judged(named(attack), name) for attack in ATTACKS]
+            there = [float(one.right.mean()) for one in found if one is not None]
+            cells.append(f"{100 * statistics.mean(there):.1f}" if len(there) == len(ATTACKS) else NONE)
+        if any(cell != NONE for cell in cells):
+            lines.append(f"| {label} | {', '.join(cells)} | {', '.join(f'{v:g}' for v in printed)} |")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
+def heading(pieces: Pieces, command: str) -> list[str]:
+    _, lowest = worst(pieces, MAIN)
+    fall = "" if lowest is None else f" On these images it leaves {told(lowest, random=True)}% (n {len(lowest)})."
+    made = f"Made by `{command}`, Python {platform.python_version()}, torch {torch.__version__}, two shared CPU cores."
+    return HEADING.format(fall=fall, made=made).splitlines()
+
+
+def write_page(path: Path, place: Place, arguments: argparse.Namespace) -> None:
+    pieces = Pieces(place, arguments.net)
+    options = (
+        f"--count {arguments.count} --slow-count {arguments.slow_count} --adaptive-count {arguments.adaptive_count}"
+    )
+    lines = heading(pieces, f"python benchmarks/deflection_tables.py --images IMAGES --zoo ZOO --out OUT {options}")
+
+    def section(title: str, body: list[str], adaptive: Sequence[str], label: Callable[[str], str] = str) -> None:
+        if body:
+            lines.extend([f"## {title}", "", *body, *adaptive_table(pieces, adaptive, label)])
+
+    labels = {name: label for name, (label, _) in TABLE_4.items()}
+
+    def spoken(name: str) -> str:
+        return labels.get(name, name)
+
+    section("Table 1: no defense, single, Ens-10", table_1(pieces, TABLE_1), ["identity", MAIN], spoken)
+    section("Table 1, large perturbations", table_1(pieces, TABLE_1_LARGE, large=True), [])
+    for other in arguments.other_nets:
+        body = table_1(Pieces(place, other), TABLE_1)
+        if body:
+            lines.extend([f"## Table 3: {other}", "", *body, *adaptive_table(Pieces(place, other), [MAIN], spoken)])
+    section("Table 4: destruction rate", table_4(pieces), list(TABLE_4), spoken)
+    heads = ("JPEG", "WD", "PD", "PD + JPEG", "PD + WD + JPEG", "PD + WD")
+    section(
+        "Table 5: with and without", columns_table(pieces, TABLE_5_COLUMNS, TABLE_5, heads), TABLE_5_COLUMNS, spoken
+    )
+    heads = ("hard", "VisuShrink", "SUREShrink", "BayesShrink")
+    section("Table 6: thresholds", columns_table(pieces, TABLE_6_COLUMNS, TABLE_6, heads), TABLE_6_COLUMNS, spoken)
+    heads = ("10", "100", "1,000", "10,000")
+    section("Table 7: deflections", columns_table(pieces, TABLE_7_COLUMNS, TABLE_7, heads), TABLE_7_COLUMNS, spoken)
+    heads = ("5", "10", "50", "100")
+    section("Table 8: window", columns_table(pieces, TABLE_8_COLUMNS, TABLE_8, heads), TABLE_8_COLUMNS, spoken)
+    names = [name for group, _ in TABLE_9.values() for name in group]
+    section("Table 9: mean over the six attacks", table_9(pieces), names, spoken)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines))
