@@ -12,7 +12,13 @@ from lightning_robust.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and the interval around it, all as fractions."""
+    """An estimate and the interval around it, all as fractions.
+
+    Args:
+        estimate: of a proportion, a mean or a difference.
+        low: lower end of the interval.
+        high: upper end.
+    """
 
     estimate: float
     low: float

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 
 def preact_resnet18(num_classes: int = 10) -> PreActResNet18:
-    """PreActResNet-18 of the released JaFR recipe, 11.2 M parameters."""
+    """PreActResNet-18 of the released JaFR recipe, 11.2 M parameters.
+
+    Args:
+        num_classes: rows of the last layer.
+
+    Returns:
+        A net with random weights, from normalized images (B, 3, H, W) to logits (B, num_classes).
+    """
     return PreActResNet18(num_classes=num_classes)
 
 

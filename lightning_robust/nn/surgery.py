@@ -109,6 +109,9 @@ def swap_downsampling(
 def revert_downsampling(model: nn.Module) -> tuple[str, ...]:
     """Undo ``swap_downsampling``: every swapped layer gets its class, stride and hooks back.
 
+    Args:
+        model: changed in place; one without swapped layers stays as it is.
+
     Returns:
         The names of the layers that were given back.
 
@@ -122,12 +125,26 @@ def revert_downsampling(model: nn.Module) -> tuple[str, ...]:
 
 
 def is_swapped(model: nn.Module) -> bool:
-    """Return whether any layer of a model is swapped."""
+    """Tell whether any layer of a model is swapped.
+
+    Args:
+        model: any module.
+
+    Returns:
+        True if :func:`revert_downsampling` would change it.
+    """
     return any(specification(module) is not None for _, module in _layers(model))
 
 
 def apply_record(model: nn.Module, record: Mapping[str, Any]) -> SwapReport:
     """Swap the layers that a record of ``SwapReport.to_record`` names, in the way it names.
+
+    Args:
+        model: changed in place; parameters keep their keys and their identity.
+        record: plain data, as a checkpoint holds it.
+
+    Returns:
+        What was swapped; nothing of it is skipped.
 
     Raises:
         InputError: if the record is not one, names a layer that the model lacks or that cannot be swapped, or if the
