@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lightning_robust import seeds as streams
 from lightning_robust.errors import InputError
 from lightning_robust.functional.activation_map import (
     MapNormalization,
@@ -19,12 +20,15 @@ from lightning_robust.nn.features import class_weights, observe, spatial_feature
 
 MapWeights: TypeAlias = Literal["cam", "gradcam"]
 
+_TELLING_ROWS = 16
+
 
 class RobustActivationMap(nn.Module):
     """Where a net sees the objects of its most probable classes: call it with images for maps in [0, 1].
 
     The map comes from one run of the net in evaluation mode, in float32 and without autocast; modes, gradients and the
-    random state of the net are as before afterwards. The map carries no gradient.
+    random state of the net are as before afterwards. The map carries no gradient. An image that stands in the batch
+    several times, as where a defense draws ten times, goes through the net once.
 
     The last map of features and the linear head are found by themselves where the average (or maximum) of the map over
     pixels goes into one linear layer or 1x1 convolution, or where a 1x1 convolution of the map is averaged. For other
@@ -113,7 +117,8 @@ class RobustActivationMap(nn.Module):
         found = self._by_gradient if self.weights == "gradcam" else self._by_head
         # here, not around the run alone: the gradient too would be taken in half precision
         with torch.autocast(like.device.type, enabled=False):
-            return found(net, image.detach().to(like)).to(image.device)
+            kept, where = _different(image.detach())
+            return found(net, kept.to(like)).to(image.device)[where]
 
     @torch.no_grad()
     def _by_head(self, net: nn.Module, image: Tensor) -> Tensor:
@@ -146,6 +151,23 @@ class RobustActivationMap(nn.Module):
             normalize=self.normalize,
             size=(image.shape[2], image.shape[3]),
         )
+
+
+def _different(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the different images of a batch in their order, and where each image of the batch is among them."""
+    position = torch.arange(len(image), device=image.device)
+    # some rows are enough to tell most batches apart, in a tenth of the time
+    for part in (image[..., ::_TELLING_ROWS, :], image):
+        keys, group = torch.unique(streams.of_content(part), return_inverse=True)
+        if len(keys) == len(image):
+            return image, position
+    first = position.new_full((len(keys),), len(image)).scatter_reduce(0, group, position, "amin")[group]
+    # different images may share a key, and must not share a map
+    later = position[first != position]
+    same = (image[later] == image[first[later]]).flatten(1).all(1)
+    own = position.index_put((later[same],), first[later[same]])
+    kept, where = torch.unique(own, return_inverse=True)
+    return image[kept], where
 
 
 def _checked(model: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from lightning_robust.defenses import PixelDeflection, Sequence
+from lightning_robust.defenses import PixelDeflection, Purified, Sequence
 from lightning_robust.errors import InputError
 from lightning_robust.functional import pixel_deflection
 from lightning_robust.models import SmallCNN
@@ -84,6 +84,19 @@ def test_the_net_of_the_map_is_not_part_of_the_defense(net):
     assert not list(defense.parameters())
     assert not defense.state_dict()
     assert torch.equal(copy.deepcopy(defense)(IMAGE, seeds=SEEDS), purified)
+
+
+def test_ten_votes_cost_one_pass_of_the_map_and_deflect_as_before(net):
+    seen = []
+    twin = copy.deepcopy(net)
+    twin.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    defense = PixelDeflection(50, 3, RobustActivationMap(twin))
+    guarded = Purified(net, defense, votes=10)
+    guarded(IMAGE, seeds=SEEDS)
+    assert seen == [3]
+    copies, seeds = IMAGE.repeat(10, 1, 1, 1), torch.arange(30)
+    maps = RobustActivationMap(net)(IMAGE).repeat(10, 1, 1)
+    assert torch.equal(defense(copies, seeds=seeds), pixel_deflection(copies, 50, 3, maps, seeds=seeds))
 
 
 def test_works_in_inference_mode_and_half_precision(net):

@@ -106,6 +106,44 @@ def test_nets_of_the_package_need_no_names_and_gradients_agree(net, weighting):
     torch.testing.assert_close(by_gradient, by_head, rtol=1e-3, atol=1e-4)
 
 
+def _counted(net):
+    """The numbers of images that a net is run on, as it goes."""
+    seen = []
+    net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    return seen
+
+
+@pytest.mark.parametrize("weights", ["cam", "gradcam"])
+def test_copies_of_an_image_go_through_the_net_once(weights):
+    net = build(lambda: nn.Linear(8, 10))
+    make_map, order = RobustActivationMap(net, weights=weights), torch.tensor([2, 0, 0, 1, 2, 0, 1, 1])
+    single = make_map(IMAGE)
+    seen = _counted(net)
+    assert torch.equal(make_map(IMAGE[order]), single[order])
+    assert torch.equal(make_map(IMAGE.flip(0)), single.flip(0))
+    assert seen == [3, 3]
+
+
+@pytest.mark.parametrize("row", [0, 3, 31])
+def test_images_that_differ_in_one_pixel_keep_their_own_maps(row):
+    other = IMAGE.clone()
+    other[:, :, row, 5] = 1 - other[:, :, row, 5].round()
+    both = torch.cat([IMAGE, other, other])
+    net = build(lambda: nn.Linear(8, 10))
+    make_map = RobustActivationMap(net)
+    expected = torch.cat([make_map(IMAGE), make_map(other), make_map(other)])
+    seen = _counted(net)
+    torch.testing.assert_close(make_map(both), expected, rtol=1e-5, atol=1e-6)
+    assert seen == [6]
+
+
+def test_images_that_share_a_key_keep_their_own_maps(monkeypatch):
+    monkeypatch.setattr("lightning_robust.seeds.of_content", lambda image: torch.zeros(len(image), dtype=torch.int64))
+    net = build(lambda: nn.Linear(8, 10))
+    order = torch.tensor([1, 0, 1, 2])
+    assert torch.equal(RobustActivationMap(net)(IMAGE[order]), RobustActivationMap(net)(IMAGE)[order])
+
+
 def test_other_heads_by_gradient():
     net = build(lambda: nn.Sequential(nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 10)), pool="flat")
     with pytest.raises(InputError, match=r"not fed by the average.*weights='gradcam'"):
