@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
+def takes_pictures(trainer: pl.Trainer) -> bool:
+    """Whether a run shows pictures at all; the same on every process."""
+    return bool(trainer.loggers) and not getattr(trainer, "fast_dev_run", False)
+
+
 def log_picture(trainer: pl.Trainer, name: str, image: Tensor) -> None:
     """Show one image on rank 0, by the first way the logger offers.
 
@@ -20,7 +25,7 @@ def log_picture(trainer: pl.Trainer, name: str, image: Tensor) -> None:
         name: such as ``"sharpening/validate"``.
         image: (C, H, W) with 1 or 3 channels, in [0, 1].
     """
-    if not trainer.is_global_zero or not trainer.loggers or getattr(trainer, "fast_dev_run", False):
+    if not trainer.is_global_zero or not takes_pictures(trainer):
         return
     picture = (image.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     if picture.shape[0] == 1:
@@ -45,6 +50,40 @@ def side_by_side(*images: Tensor) -> Tensor:
     for image in images:
         parts += [image, gap]
     return torch.cat(parts[:-1], dim=-1)
+
+
+def heat_rows(image: Tensor, *maps: Tensor) -> Tensor:
+    """Put every image in a row, with each map laid over it beside it.
+
+    Args:
+        image: (B, C, H, W) with 1 or 3 channels, in [0, 1].
+        maps: each (B, H, W) in [0, 1].
+
+    Returns:
+        One picture, (3, B * (H + 2) - 2, ...).
+    """
+    rows = [
+        side_by_side(one.expand(3, -1, -1), *(heat_over(one, heat) for heat in heats))
+        for one, *heats in zip(image, *maps, strict=True)
+    ]
+    return side_by_side(*(row.mT for row in rows)).mT
+
+
+def heat_over(image: Tensor, heat: Tensor) -> Tensor:
+    """Lay a map in false colors, blue to red, over an image.
+
+    Args:
+        image: (C, H, W) with 1 or 3 channels, in [0, 1].
+        heat: (H, W) in [0, 1].
+
+    Returns:
+        (3, H, W) in [0, 1].
+    """
+    import cv2
+
+    levels = (heat.detach().float() * 255).round().to("cpu", torch.uint8).numpy()
+    colors = torch.from_numpy(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB))
+    return (image + colors.permute(2, 0, 1).to(image) / 255) / 2
 
 
 def _folder(trainer: pl.Trainer) -> Path:

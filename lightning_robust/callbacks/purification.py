@@ -8,18 +8,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from lightning_robust.batches import describe
 from lightning_robust.callbacks.callback import StepCallback
 from lightning_robust.callbacks.contribution import NetworkLogits, Step, as_unit, for_batch
 from lightning_robust.callbacks.interception import intercepted
-from lightning_robust.callbacks.pictures import log_picture, side_by_side
+from lightning_robust.callbacks.pictures import heat_rows, log_picture, side_by_side, takes_pictures
 from lightning_robust.callbacks.step import is_defined_by_user
 from lightning_robust.defenses.contract import Defense
 from lightning_robust.defenses.purified import bound_to, check_votes, majority, purified_logits, wants_net
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.images import ImageSpec, check_unit_batch
+from lightning_robust.nn.activation_map import RobustActivationMap
 from lightning_robust.seeds import derive, of_content
 
 _GAIN = 10
@@ -182,6 +184,20 @@ class InputPurification(StepCallback):
             log_picture(
                 trainer, f"purification/{step.stage}", side_by_side(before[0], after[0], difference.clamp(0, 1))
             )
+            if takes_pictures(trainer):
+                self._show_map(step, before)
+
+    def _show_map(self, step: Step, before: Tensor) -> None:
+        parts = self._prepared(step).modules()
+        find_map = next((part for part in parts if isinstance(part, RobustActivationMap)), None)
+        if find_map is None or before.shape[1] not in (1, 3):
+            return
+        image, published = before[:1], step.published
+        if isinstance(published, Tensor) and published.shape == before.shape and published.dtype == before.dtype:
+            # what an attack moved has a row of its own
+            image = torch.cat([published[:1], image]) if not torch.equal(published[:1], image) else image
+        picture = heat_rows(image, find_map(image, classes=1), find_map(image))
+        log_picture(step.module.trainer, f"purification/{step.stage}-map", picture)
 
 
 @dataclasses.dataclass(frozen=True)

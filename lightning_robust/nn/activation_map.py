@@ -48,8 +48,10 @@ class RobustActivationMap(nn.Module):
         weighting: as for :func:`~lightning_robust.functional.robust_activation_map`, like the next.
         normalize: see there.
 
-    Shape:
-        (B, C, H, W) in [0, 1] to (B, H, W) in [0, 1].
+    Args (of the call):
+        image: in [0, 1], shape (B, C, H, W); the maps have the shape (B, H, W).
+        classes: how many classes are mixed this time, instead of the above: 1 is the map of the top class, to look at
+            beside the robust one.
 
     Raises:
         InputError: for an unknown option or a model that is no module.
@@ -100,13 +102,15 @@ class RobustActivationMap(nn.Module):
         """
         self._bound = (_checked(model),)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, classes: int | None = None) -> Tensor:
         """Return the maps.
 
         Raises:
             InputError: if there is no net, the images are not floats in [0, 1] of shape (B, C, H, W), or no map of
                 features or head is found in the net.
         """
+        count = self.classes if classes is None else classes
+        check_map_options(count, self.decay, self.weighting, self.normalize)
         check_unit_batch(image, "activation maps", "Let the net normalize inside, and give it [0, 1] images.")
         net = next(iter(self._given or self._bound), None)
         if net is None:
@@ -118,34 +122,34 @@ class RobustActivationMap(nn.Module):
         # here, not around the run alone: the gradient too would be taken in half precision
         with torch.autocast(like.device.type, enabled=False):
             kept, where = _different(image.detach())
-            return found(net, kept.to(like)).to(image.device)[where]
+            return found(net, kept.to(like), count).to(image.device)[where]
 
     @torch.no_grad()
-    def _by_head(self, net: nn.Module, image: Tensor) -> Tensor:
+    def _by_head(self, net: nn.Module, image: Tensor, classes: int) -> Tensor:
         seen = observe(net, image, layer=self.layer, head=self.head)
         weights = class_weights(seen, is_named=self.layer is not None or self.head is not None)
         features = spatial_features(seen, is_named=True)
-        return self._mix(features, weights, seen.logits, image)
+        return self._mix(features, weights, seen.logits, image, classes)
 
-    def _by_gradient(self, net: nn.Module, image: Tensor) -> Tensor:
+    def _by_gradient(self, net: nn.Module, image: Tensor, classes: int) -> Tensor:
         with torch.inference_mode(mode=False), torch.enable_grad():
             # a clone made here is no inference tensor; it asks for a gradient since the net's parameters may not
             seen = observe(net, image.clone().requires_grad_(), layer=self.layer, head=None)
             features = spatial_features(seen, is_named=self.layer is not None)
-            count = min(self.classes, seen.logits.shape[1])
+            count = min(classes, seen.logits.shape[1])
             scores = seen.logits.topk(count, dim=1).values.sum(0)
             slopes = [torch.autograd.grad(score, features, retain_graph=True, allow_unused=True)[0] for score in scores]
         if any(slope is None for slope in slopes):
             raise InputError("The logits do not depend on the map of features that was found: name one by layer='...'.")
         weights = torch.stack([slope.mean((2, 3)) for slope in slopes], dim=1)
-        return self._mix(features.detach(), weights, seen.logits.detach(), image)
+        return self._mix(features.detach(), weights, seen.logits.detach(), image, classes)
 
-    def _mix(self, features: Tensor, weights: Tensor, logits: Tensor, image: Tensor) -> Tensor:
+    def _mix(self, features: Tensor, weights: Tensor, logits: Tensor, image: Tensor, classes: int) -> Tensor:
         return robust_activation_map(
             features,
             weights,
             logits,
-            classes=self.classes,
+            classes=classes,
             decay=self.decay,
             weighting=self.weighting,
             normalize=self.normalize,

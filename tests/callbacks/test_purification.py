@@ -442,6 +442,40 @@ def test_distortion_is_logged_and_a_picture_shown(tmp_path, votes):
         assert np.array_equal(shown[:, 10 * place : 10 * place + 8], wanted)
 
 
+@pytest.mark.parametrize("votes", [1, 2])
+@pytest.mark.parametrize("attacked", [False, True])
+def test_the_map_of_the_top_class_and_the_robust_one_are_shown(tmp_path, votes, attacked):
+    torch.manual_seed(0)
+    module, looks = ImageClassifier(SmallCNN(3, 4), num_classes=4, mean=MEAN, std=STD), Looks(attacks=attacked)
+    defense = Sequence([PixelDeflection(20, 3, RobustActivationMap(classes=3)), Grain()])
+    run = trainer(tmp_path, looks, InputPurification(defense, votes), logger=CSVLogger(tmp_path, name="", version=""))
+    image = torch.rand(4, 3, 16, 16)
+    run.test(module, feed(image), verbose=False)
+    shown = cv2.imread(str(tmp_path / "pictures" / "purification" / "test-map-0.png"))
+    rows = [image[:1], (image[:1] + 0.1).clamp(0, 1)] if attacked else [image[:1]]
+    assert shown.shape == (18 * len(rows) - 2, 18 * 3 - 2, 3)
+    for number, row in enumerate(rows):
+        maps = [RobustActivationMap(module.eval(), classes=count)(row)[0].numpy() for count in (1, 3)]
+        assert np.abs(maps[0] - maps[1]).max() > 0.1
+        plain = (row[0] * 255).round().numpy().astype(np.uint8).transpose(1, 2, 0)[..., ::-1]
+        tints = [cv2.applyColorMap((found * 255).round().astype(np.uint8), cv2.COLORMAP_TURBO) for found in maps]
+        wanted = [plain, *((plain.astype(float) + tint) / 2 for tint in tints)]
+        for place, part in enumerate(wanted):
+            found = shown[18 * number : 18 * number + 16, 18 * place : 18 * place + 16].astype(float)
+            # a level of the map on the edge of two may round either way
+            assert (np.abs(found - part) > 1).mean() < 0.02
+
+
+def test_without_a_logger_no_map_is_made_for_a_picture(tmp_path):
+    module = ImageClassifier(SmallCNN(3, 4), num_classes=4, mean=MEAN, std=STD)
+    runs = []
+    module.net.register_forward_hook(lambda *_: runs.append(1))
+    defense = PixelDeflection(20, 3, RobustActivationMap())
+    trainer(tmp_path, InputPurification(defense)).test(module, feed(torch.rand(4, 3, 16, 16)), verbose=False)
+    assert len(runs) == 2
+    assert not (tmp_path / "pictures").exists()
+
+
 def test_a_defense_is_named_by_class_path(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lightning-robust"])
     added = ["--trainer.callbacks+=InputPurification", "--trainer.callbacks.votes=3"]

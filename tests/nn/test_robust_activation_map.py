@@ -106,6 +106,17 @@ def test_nets_of_the_package_need_no_names_and_gradients_agree(net, weighting):
     torch.testing.assert_close(by_gradient, by_head, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("weights", ["cam", "gradcam"])
+def test_a_call_may_ask_for_the_top_class_alone(weights):
+    net = build(lambda: nn.Linear(8, 10))
+    make_map = RobustActivationMap(net, weights=weights)
+    single = make_map(IMAGE, classes=1)
+    assert torch.equal(single, RobustActivationMap(net, classes=1, weights=weights)(IMAGE))
+    assert not torch.equal(single, make_map(IMAGE))
+    with pytest.raises(InputError, match="classes=0"):
+        make_map(IMAGE, classes=0)
+
+
 def _counted(net):
     """The numbers of images that a net is run on, as it goes."""
     seen = []
