@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -138,3 +140,24 @@ def of_content(image: Tensor, *path: int | str) -> Tensor:
     bits = image.detach().float().flatten(1).contiguous().view(torch.int32).to(torch.int64)
     weights = _hash(torch.arange(1, bits.shape[1] + 1, device=image.device) * _signed(_GOLDEN)) | 1
     return derive((bits * weights).sum(dim=1), *path)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of the CPU and of a device, and put their states back on leaving.
+
+    For what draws from them: Kornia, dropout.
+
+    Args:
+        seed: of both.
+        device: where the computation runs.
+
+    Yields:
+        Nothing.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

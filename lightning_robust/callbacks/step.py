@@ -24,7 +24,7 @@ from lightning_robust.batches import BatchAdapter
 from lightning_robust.callbacks.contribution import Contributor, Step, loss_of, with_loss
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.images import ImageSpec, check_unit_range
-from lightning_robust.seeds import derive, derive_int
+from lightning_robust.seeds import derive, derive_int, seeded
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -170,7 +170,7 @@ class StepPipeline:
             return inner(*args, **kwargs)
         batch, rest = args[0], args[1:]
         step = self._prepare(module, stage, batch, rest)
-        with _seeded(step.seed, step.device):
+        with seeded(step.seed, step.device):
             self._transform(step, active)
             penalized = [c for c in active if c.penalizes and stage == "train" and torch.is_grad_enabled()]
             wants_leaf = any(c.wants_input_gradient(step) for c in penalized)
@@ -277,24 +277,6 @@ class StepPipeline:
         if isinstance(ids, Tensor) and ids.shape == (count,) and ids.dtype == torch.int64:
             return derive(base, stage, trainer.current_epoch, ids.to(device))
         return derive(base, stage, trainer.current_epoch, *position, torch.arange(count, device=device))
-
-
-class _seeded(AbstractContextManager[None]):
-    """Seed the global generators of CPU and device, and put their states back."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        self._seed, self._device = seed, device
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.default_generator.manual_seed(self._seed)
-        if self._device.type == "cuda":
-            with torch.cuda.device(self._device):
-                torch.cuda.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
 
 
 def _second_order_attention() -> AbstractContextManager[None]:

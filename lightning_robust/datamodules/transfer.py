@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_robust.augmentations.batch.apply import augment_batch
+from lightning_robust.seeds import seeded
 
 
 def unit_float(image: Tensor, device: torch.device) -> Tensor:
@@ -39,14 +38,3 @@ def augment(transform: nn.Module, image: Tensor, target: Any, *, seed: int) -> t
     # Kornia's kernels are float32 and fail on what autocast makes of their inputs
     with torch.autocast(device.type, enabled=False), seeded(seed, device):
         return augment_batch(transform.to(device), image, target)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators of CPU and device, and put their states back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
