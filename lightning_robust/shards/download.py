@@ -120,7 +120,7 @@ def persist(
     except TransientError as error:
         raise FetchError(
             f"{shown(url)!r} cannot be fetched: {error}, after {options.attempts} tries in a row that brought nothing. "
-            "Check the network and the server; a run that is started again goes on from what is in the cache."
+            "Check the network and the server; what is in the cache stays there."
         ) from error
 
 

@@ -7,16 +7,18 @@ raises.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from lightning_robust.errors import ShardError
 
 BLOCK = 512
 MAX_MEMBER_BYTES = 64 << 20
 _MAX_EXTENSION_BYTES = 1 << 20
+_CHUNK = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _REGULAR = b"0\x007"
 _DIRECTORY = b"5"
@@ -49,11 +51,34 @@ def walk_tar(path: str, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> Iterator
     except OSError as error:
         raise ShardError(f"Shard {path!r} cannot be opened: {error.strerror}.") from error
     try:
-        yield from _walk(descriptor, path, max_member_bytes)
+        total = os.fstat(descriptor).st_size
+        yield from _walk(lambda start, count: os.pread(descriptor, count, start), path, total, max_member_bytes)
     except IsADirectoryError:
         raise ShardError(f"Shard {path!r} is a folder, not a tar file.") from None
     finally:
         os.close(descriptor)
+
+
+def stream_tar(file: BinaryIO, name: str, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of the regular members of a tar that can only be read forwards, with the same checks.
+
+    Args:
+        file: the tar; a short read means its end.
+        name: of the shard, for messages.
+        max_member_bytes: larger members are refused.
+
+    Raises:
+        ShardError: as :func:`walk_tar`.
+    """
+    read = _Forward(file)
+    for member in _walk(read, name, math.inf, max_member_bytes):
+        data = read(member.offset, member.size)
+        if len(data) < member.size:
+            raise ShardError(
+                f"Shard {name!r} ends after {member.offset + len(data)} bytes, inside the member {member.name!r}: it "
+                "was cut. Fetch or pack it again."
+            )
+        yield member.name, data
 
 
 def member_before(path: str, offset: int) -> str | None:
@@ -66,20 +91,40 @@ def member_before(path: str, offset: int) -> str | None:
         return None
 
 
-def _walk(descriptor: int, path: str, limit: int) -> Iterator[Member]:
-    total = os.fstat(descriptor).st_size
-    _check_start(os.pread(descriptor, BLOCK, 0), path, total)
+class _Forward:
+    """Reads at positions that never go back, except to what was read last."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._start, self._last = 0, b""
+
+    def __call__(self, start: int, count: int) -> bytes:
+        """Read ``count`` bytes from ``start`` on; fewer at the end of the file."""
+        kept = self._last[start - self._start :]
+        gap = start - self._start - len(self._last)
+        while gap > 0 and (skipped := self._file.read(min(gap, _CHUNK))):
+            gap -= len(skipped)
+        self._start, self._last = start, kept + self._file.read(max(0, count - len(kept)))
+        return self._last[:count]
+
+
+# bytes at a position; fewer than asked for at the end of the file
+_Read = Callable[[int, int], bytes]
+
+
+def _walk(read: _Read, path: str, total: float, limit: int) -> Iterator[Member]:
+    _check_start(read(0, BLOCK), path)
     position, members, override = 0, 0, {}
     while True:
-        header = os.pread(descriptor, BLOCK, position)
+        header = read(position, BLOCK)
         where = f"Shard {path!r}, byte {position}, after {members} members"
         if len(header) < BLOCK:
             raise ShardError(
-                f"{where}: the file ends after {total} bytes without the end-of-archive blocks that close a tar. "
-                "It was cut, or its writer was killed; fetch or pack it again."
+                f"{where}: the file ends after {position + len(header)} bytes without the end-of-archive blocks that "
+                "close a tar. It was cut, or its writer was killed; fetch or pack it again."
             )
         if not any(header):
-            _check_end(descriptor, position, total, where)
+            _check_end(read, position, where)
             return
         if not _checksum_holds(header):
             raise ShardError(f"{where}: found damaged bytes where a member header was expected. Fetch the shard again.")
@@ -87,7 +132,7 @@ def _walk(descriptor: int, path: str, limit: int) -> Iterator[Member]:
         kind = header[156:157]
         position += BLOCK
         if kind in b"Lxg":
-            extension = _extension(descriptor, position, size, total, kind, where)
+            extension = _extension(read(position, min(size, _MAX_EXTENSION_BYTES)), size, kind, where)
             position += _padded(size)
             override.update(extension)
             continue
@@ -105,8 +150,8 @@ def _walk(descriptor: int, path: str, limit: int) -> Iterator[Member]:
             )
 
 
-def _check_start(start: bytes, path: str, total: int) -> None:
-    if total == 0:
+def _check_start(start: bytes, path: str) -> None:
+    if not start:
         raise ShardError(f"Shard {path!r} is empty (0 bytes). Fetch or pack it again.")
     for magic, method in _COMPRESSED.items():
         if start.startswith(magic):
@@ -115,22 +160,22 @@ def _check_start(start: bytes, path: str, total: int) -> None:
                 "already: store the plain tar."
             )
     if len(start) < BLOCK or (any(start) and not _checksum_holds(start)):
-        raise ShardError(f"Shard {path!r} is not a tar file (it begins with {start[:16]!r}, {total} bytes).")
+        raise ShardError(f"Shard {path!r} is not a tar file (it begins with {start[:16]!r}).")
 
 
-def _check_end(descriptor: int, position: int, total: int, where: str) -> None:
-    if total - position < 2 * BLOCK:
+def _check_end(read: _Read, position: int, where: str) -> None:
+    if len(read(position, 2 * BLOCK)) < 2 * BLOCK:
         raise ShardError(f"{where}: the file was cut inside its end-of-archive blocks. Fetch or pack it again.")
-    while chunk := os.pread(descriptor, 1 << 20, position):
+    while chunk := read(position, _CHUNK):
         if any(chunk):
             raise ShardError(
-                f"{where}: the archive ends here, but the file of {total} bytes goes on with more data "
+                f"{where}: the archive ends here, but the file goes on with more data "
                 "(two tars in one file?). Pack the samples again."
             )
         position += len(chunk)
 
 
-def _check_member(name: str, size: int, position: int, total: int, limit: int, where: str) -> None:
+def _check_member(name: str, size: int, position: int, total: float, limit: int, where: str) -> None:
     if name.startswith("/") or ".." in name.split("/"):
         raise ShardError(f"{where} has a name that leads out of the archive. Do not use this shard.")
     if size > limit:
@@ -169,11 +214,13 @@ def _name(header: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _extension(descriptor: int, position: int, size: int, total: int, kind: bytes, where: str) -> dict[str, str]:
+def _extension(data: bytes, size: int, kind: bytes, where: str) -> dict[str, str]:
     """Read a GNU long name or a pax record set that speaks of the next member."""
-    if size > _MAX_EXTENSION_BYTES or position + size > total:
-        raise ShardError(f"{where}: an extended header of {size} bytes does not fit (the file has {total}).")
-    data = os.pread(descriptor, size, position)
+    if len(data) < size:
+        raise ShardError(
+            f"{where}: an extended header of {size} bytes does not fit (the file holds {len(data)}; at most "
+            f"{_MAX_EXTENSION_BYTES} are read)."
+        )
     if kind == b"L":
         return {"path": data.split(b"\0")[0].decode("utf-8", "surrogateescape")}
     records = {}

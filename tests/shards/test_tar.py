@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_robust.errors import ShardError
-from lightning_robust.shards.tar import member_before, walk_tar
+from lightning_robust.shards.tar import member_before, stream_tar, walk_tar
 
 
 @pytest.fixture
@@ -175,3 +176,61 @@ def test_member_before_reads_the_name_and_never_raises(shard, tmp_path):
     name, offset, _ = _tarfile_members(shard)[3]
     assert member_before(str(shard), offset) == name
     assert member_before(str(tmp_path / "none"), 512) is None
+
+
+class _Trickle(io.RawIOBase):
+    """A file that cannot be sought and gives few bytes at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        part = self._data.read(min(len(buffer), 700))
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _streamed(data: bytes) -> list[tuple[str, bytes]]:
+    return list(stream_tar(io.BufferedReader(_Trickle(data)), "a.tar"))
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_stream_agrees_with_tarfile(tmp_path, write_tar, format):
+    names = ["a.cls", "folder/b.png", "ünïcödé.png", "d" * 90 + "/" + "n" * 90 + ".png", "empty.png"]
+    sizes = [700, 512, 100_000, 1, 0]
+    contents = [os.urandom(size) for size in sizes]
+    path = write_tar(tmp_path / "a.tar", list(zip(names, contents, strict=True)), format=format)
+    assert _streamed(path.read_bytes()) == list(zip(names, contents, strict=True))
+
+
+def test_a_stream_gives_what_the_walk_finds(shard):
+    whole = shard.read_bytes()
+    walked = [(member.name, whole[member.offset :][: member.size]) for member in walk_tar(str(shard))]
+    assert _streamed(whole) == walked
+
+
+def test_a_stream_that_is_cut_at_any_block_raises(shard):
+    whole = shard.read_bytes()
+    end = max(offset + size for _, offset, size in _tarfile_members(shard))
+    end = -(-end // 512) * 512
+    for length in sorted({*range(0, end + 1024, 512), *range(100, end, 1777), end - 1, end + 600}):
+        with pytest.raises(ShardError, match=r"a\.tar"):
+            _streamed(whole[:length])
+    assert len(_streamed(whole[: end + 1024])) == 40
+
+
+def test_a_stream_is_held_to_the_same_rules(shard):
+    whole = shard.read_bytes()
+    for damaged, message in [
+        (gzip.compress(whole), "compressed"),
+        (whole + whole, "goes on with more data"),
+        (b"<html>" * 999, "not a tar file"),
+        (whole[:512] + whole[1024:], "damaged bytes"),
+    ]:
+        with pytest.raises(ShardError, match=message):
+            _streamed(damaged)
+    with pytest.raises(ShardError, match=r"claims \d+ bytes; the limit is 50"):
+        list(stream_tar(io.BytesIO(whole), "a.tar", max_member_bytes=50))
