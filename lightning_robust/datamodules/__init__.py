@@ -1,4 +1,4 @@
-"""Exact, resumable streaming of shards: the plan of the batches, a loader for any loop, a data module for Lightning.
+"""Streaming of shards, exact and resumable where they are indexed: loaders for any loop, a data module for Lightning.
 
 ``ShardDataModule`` is loaded on first use, so that neither a plain loop nor a spawned worker imports Lightning.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_robust.datamodules.best_effort import BestEffortLoader
 from lightning_robust.datamodules.loader import ShardLoader
 from lightning_robust.datamodules.options import LoaderOptions, ShardBatch
 
 if TYPE_CHECKING:
     from lightning_robust.datamodules.shard_data_module import ShardDataModule
 
-__all__ = ["LoaderOptions", "ShardBatch", "ShardDataModule", "ShardLoader"]
+__all__ = ["BestEffortLoader", "LoaderOptions", "ShardBatch", "ShardDataModule", "ShardLoader"]
 
 
 def __getattr__(name: str) -> object:

@@ -56,7 +56,7 @@ class ShardBatch(NamedTuple):
     Attributes:
         image: uint8, (B, C, H, W), in channels-last memory.
         target: class numbers, int64, (B,), or None for a set without labels.
-        ids: sample ids, int64, (B,).
+        ids: sample ids, int64, (B,), or None for shards without an index.
         epoch: epoch of the pass.
         number: position of the batch in the epoch.
         training: whether it comes from a training loader.
@@ -64,7 +64,7 @@ class ShardBatch(NamedTuple):
 
     image: Tensor
     target: Tensor | None
-    ids: Tensor
+    ids: Tensor | None
     epoch: int
     number: int
     training: bool

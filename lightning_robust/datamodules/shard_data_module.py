@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_robust.datamodules.best_effort import BestEffortLoader
 from lightning_robust.datamodules.loader import ShardLoader
 from lightning_robust.datamodules.options import LoaderOptions, ShardBatch, as_size, checked_transform
+from lightning_robust.datamodules.own_trainer import OwnTrainerDataModule
+from lightning_robust.datamodules.sets import open_set
 from lightning_robust.datamodules.transfer import augment, unit_float
 from lightning_robust.errors import InputError
 from lightning_robust.seeds import derive_int
-from lightning_robust.shards import RemoteOptions, ShardIndex, open_index
+from lightning_robust.shards import RemoteOptions, ShardIndex
 
 SetName: TypeAlias = Literal["train", "val", "test", "predict"]
 
@@ -27,7 +29,7 @@ _SETS_OF_STAGE: dict[str, tuple[SetName, ...]] = {
 }
 
 
-class ShardDataModule(pl.LightningDataModule):
+class ShardDataModule(OwnTrainerDataModule):
     """Feeds WebDataset shards to a Trainer.
 
     Training gives every rank the same number of full batches, in a new and reproducible order every epoch. Evaluation
@@ -35,6 +37,7 @@ class ShardDataModule(pl.LightningDataModule):
     A run that was killed goes on at the very sample. Batches are uint8 until they are on the device; there they become
     floats in [0, 1] and, in training, go through ``batch_transform``. The ids of the batch that was transferred last
     are in :attr:`batch_ids`; training samples that were skipped on this rank are in :attr:`skipped`, with the reason.
+    For the sets named in ``unindexed`` none of this is exact: see :class:`BestEffortLoader`.
 
     Args:
         train: shards of the training set: a path, URL, glob, brace pattern or folder, or a list of these.
@@ -58,6 +61,10 @@ class ShardDataModule(pl.LightningDataModule):
             good one instead and count it in :attr:`skipped`. Evaluation always raises.
         loader: how workers are run.
         remote: how shards at URLs are fetched, and where their local copies are.
+        unindexed: sets that cannot be indexed and are streamed as they come, by best effort: ``("train",)``. Their
+            batches have no ids; an evaluation set among them must be read by one process.
+        epoch_batches: batches per rank and training epoch, if the training set is unindexed.
+        shuffle_buffer: encoded samples that each reader of an unindexed training set holds to mix them.
 
     Raises:
         InputError: if an argument is not what it should be, or a label is outside the classes.
@@ -90,10 +97,20 @@ class ShardDataModule(pl.LightningDataModule):
         on_error: Literal["raise", "skip"] = "raise",
         loader: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
         remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+        unindexed: tuple[SetName, ...] = (),
+        epoch_batches: int | None = None,
+        shuffle_buffer: int = 1000,
     ) -> None:
         super().__init__()
         if batch_format not in ("tuple", "dict"):
             raise InputError(f"batch_format={batch_format!r} is unknown: give 'tuple' or 'dict'.")
+        if not set(unindexed) <= set(_SETS):
+            raise InputError(f"unindexed={unindexed!r} names sets that are unknown: give some of {_SETS}.")
+        if ("train" in unindexed) != (epoch_batches is not None):
+            raise InputError(
+                f"unindexed={unindexed!r} and epoch_batches={epoch_batches}: a training set without an index needs "
+                "epoch_batches, the length of its epochs on each rank; one with an index has its own length."
+            )
         self.shards: dict[SetName, str | list[str] | None] = {
             "train": train,
             "val": val,
@@ -114,17 +131,20 @@ class ShardDataModule(pl.LightningDataModule):
         self.on_error: Literal["raise", "skip"] = on_error
         self.loader = loader
         self.remote = remote
+        self.unindexed = tuple(unindexed)
+        self.epoch_batches = epoch_batches
+        self.shuffle_buffer = shuffle_buffer
         self.batch_ids: Tensor | None = None
-        self.skipped: dict[int, str] = {}
+        self.skipped: dict[Any, str] = {}
         self._indexes: dict[SetName, ShardIndex] = {}
-        self._loaders: dict[SetName, ShardLoader] = {}
+        self._loaders: dict[SetName, ShardLoader | BestEffortLoader] = {}
         self._resume_from: dict[str, Any] | None = None
 
     def index(self, name: SetName) -> ShardIndex:
         """Index of one of the sets, opened on first use.
 
         Raises:
-            InputError: if no shards were given for it, or a label is not below ``num_classes``.
+            InputError: if no shards were given for it, it is unindexed, or a label is not below ``num_classes``.
             ShardError: if a shard is missing or damaged.
         """
         if name not in self._indexes:
@@ -134,7 +154,8 @@ class ShardDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Index the shards that have no index yet; Lightning calls this in one process of each node."""
         for name in self._needed(None):
-            self._open(name, progress=True)
+            if name not in self.unindexed:
+                self._open(name, progress=True)
 
     def setup(self, stage: str) -> None:
         """Open the indexes that a stage needs."""
@@ -143,9 +164,10 @@ class ShardDataModule(pl.LightningDataModule):
             # Lightning warns of an empty list of loaders; a hook that is None counts as not there
             self.__dict__["val_dataloader"] = None
         for name in self._needed(stage):
-            self.index(name)
+            if name not in self.unindexed:
+                self.index(name)
 
-    def train_dataloader(self) -> ShardLoader:
+    def train_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Shuffled full batches; in a fixed order under ``overfit_batches``."""
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         loader = self._loader(
@@ -162,15 +184,15 @@ class ShardDataModule(pl.LightningDataModule):
             loader.load_state_dict(resume_from)
         return loader
 
-    def val_dataloader(self) -> ShardLoader:
+    def val_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Every validation sample once."""
         return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> ShardLoader:
+    def test_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Every test sample once."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> ShardLoader:
+    def predict_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Every sample to predict once."""
         return self._evaluation_loader("predict")
 
@@ -187,7 +209,7 @@ class ShardDataModule(pl.LightningDataModule):
             if self.trainer is not None:
                 # the Trainer's own conversion came before, and passes integers by
                 image = self.trainer.precision_plugin.convert_input(image)
-        self.batch_ids = batch.ids.to(device, non_blocking=True)
+        self.batch_ids = None if batch.ids is None else batch.ids.to(device, non_blocking=True)
         if self.batch_format == "dict":
             parts = {"image": image, "target": target, "index": self.batch_ids}
             return {name: part for name, part in parts.items() if part is not None}
@@ -234,40 +256,49 @@ class ShardDataModule(pl.LightningDataModule):
         return tuple(name for name in names if self.shards[name] is not None)
 
     def _open(self, name: SetName, *, progress: bool = False) -> ShardIndex:
+        if name in self.unindexed:
+            raise InputError(f"The {name} shards have no index, as unindexed={self.unindexed!r} says.")
+        return open_set(
+            name,
+            self._named(name),
+            label_key=self.label_key,
+            num_classes=self.num_classes,
+            remote=self.remote,
+            progress=progress,
+        )
+
+    def _named(self, name: SetName) -> str | list[str]:
         shards = self.shards[name]
         if shards is None:
             raise InputError(f"No {name} shards were given: ShardDataModule({name}='folder/*.tar').")
-        index = open_index(shards, label_key=self.label_key, progress=progress, remote=self.remote)
-        if self.num_classes is not None and index.labels is not None:
-            outside = (index.labels < 0) | (index.labels >= self.num_classes)
-            if outside.any():
-                first = int(outside.argmax())
-                raise InputError(
-                    f"Label {index.labels[first]} of {index.describe(first)} is not one of {self.num_classes} classes "
-                    f"(0 to {self.num_classes - 1}); {int(outside.sum())} of {len(index)} labels are outside. Correct "
-                    f"num_classes={self.num_classes}, or the labels of the {name} shards."
-                )
-        return index
+        return shards
 
-    def _evaluation_loader(self, name: SetName) -> ShardLoader:
+    def _evaluation_loader(self, name: SetName) -> ShardLoader | BestEffortLoader:
         size = self.batch_size if self.eval_batch_size is None else self.eval_batch_size
         return self._loader(name, batch_size=size, purpose="evaluate")
 
-    def _loader(self, name: SetName, **settings: Any) -> ShardLoader:
+    def _loader(self, name: SetName, **settings: Any) -> ShardLoader | BestEffortLoader:
         rank, world = self._share()
-        loader = ShardLoader(
-            self.index(name),
-            seed=self.seed,
-            shuffle_window=self.shuffle_window,
-            rank=rank,
-            world=world,
-            num_workers=self.num_workers,
-            image_size=self.image_size,
-            options=self.loader,
+        settings |= {"seed": self.seed, "rank": rank, "world": world, "num_workers": self.num_workers}
+        settings |= {"image_size": self.image_size, "options": self.loader}
+        if name in self.unindexed:
+            self._loaders[name] = self._best_effort(name, **settings)
+        else:
+            self._loaders[name] = ShardLoader(self.index(name), shuffle_window=self.shuffle_window, **settings)
+        return self._loaders[name]
+
+    def _best_effort(self, name: SetName, **settings: Any) -> BestEffortLoader:
+        if name == "train":
+            settings |= {"epoch_batches": self.epoch_batches, "shuffle_buffer": self.shuffle_buffer}
+        elif settings["world"] == 1:
+            settings["num_workers"] = min(1, self.num_workers)
+        return BestEffortLoader(
+            self._named(name),
+            label_key=self.label_key,
+            num_classes=self.num_classes,
+            remote=self.remote,
             **settings,
         )
-        self._loaders[name] = loader
-        return loader
 
     def _share(self) -> tuple[int, int]:
         """Rank and number of the processes that share the data (tensor-parallel ones read the same)."""

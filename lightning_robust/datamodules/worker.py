@@ -18,7 +18,7 @@ from lightning_robust.shards import FetchError, SampleReader, ShardIndex, decode
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 SampleTransform: TypeAlias = Callable[..., Any]
 
-_MOST_SKIPPED_IN_A_ROW = 100
+MOST_SKIPPED_IN_A_ROW = 100
 
 
 class Task(NamedTuple):
@@ -65,6 +65,28 @@ def fit_image(image: Pixels, size: tuple[int, int]) -> Pixels:
     image = np.asarray(cv2.resize(image, scaled[::-1], interpolation=method), dtype=np.uint8)
     top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
     return image[top : top + size[0], left : left + size[1]]
+
+
+def transform_image(transform: SampleTransform, image: Pixels, seed: int) -> Pixels:
+    """Augment one image.
+
+    Args:
+        transform: Albumentations transform.
+        image: uint8, (H, W, C).
+        seed: of the transform's random numbers.
+
+    Raises:
+        InputError: if it returns anything but such an image.
+    """
+    transform.set_random_seed(seed)  # type: ignore[attr-defined]
+    image = transform(image=image)["image"]
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+        found = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
+        raise InputError(
+            f"sample_transform made {found} of an image; it must return uint8 (H, W, C) arrays. "
+            "Leave normalization and ToTensorV2 out: batches become floats on the device."
+        )
+    return image
 
 
 class BatchMaker:
@@ -134,7 +156,7 @@ class BatchMaker:
 
     def _image(self, sample: int, epoch: int, payload: bytes | None, skipped: dict[int, str]) -> tuple[Pixels, int]:
         """The image of a sample and its id, or, where it is bad and may be skipped, those of the next good one."""
-        for candidate in range(sample, sample + _MOST_SKIPPED_IN_A_ROW):
+        for candidate in range(sample, sample + MOST_SKIPPED_IN_A_ROW):
             candidate %= len(self._index)
             try:
                 image = self._decode(candidate, payload if payload is not None else self._reader.read([candidate])[0])
@@ -146,7 +168,7 @@ class BatchMaker:
                 continue
             return self._transformed(image, candidate, epoch), candidate
         raise ShardError(
-            f"{_MOST_SKIPPED_IN_A_ROW} samples in a row could not be read from {self._index.describe(sample)} on, "
+            f"{MOST_SKIPPED_IN_A_ROW} samples in a row could not be read from {self._index.describe(sample)} on, "
             f"the first because: {skipped[sample]} Check the shards; on_error='skip' is for single bad samples."
         )
 
@@ -160,14 +182,7 @@ class BatchMaker:
     def _transformed(self, image: Pixels, sample: int, epoch: int) -> Pixels:
         if self._transform is not None:
             seed = int(derive(np.array([sample]), "sample transform", self._seed, epoch)[0]) & ((1 << 63) - 1)
-            self._transform.set_random_seed(seed)  # type: ignore[attr-defined]
-            image = self._transform(image=image)["image"]
-            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-                found = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
-                raise InputError(
-                    f"sample_transform made {found} of an image; it must return uint8 (H, W, C) arrays. "
-                    "Leave normalization and ToTensorV2 out: batches become floats on the device."
-                )
+            image = transform_image(self._transform, image, seed)
         return image if self._image_size is None else fit_image(image, self._image_size)
 
     def _unequal(self, sample: int, found: tuple[int, ...], expected: tuple[int, ...]) -> str:

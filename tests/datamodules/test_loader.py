@@ -284,7 +284,7 @@ def _reference_batches(samples, batch_size):
 
 
 def test_hopeless_shards_end_even_where_skipping_is_asked(damaged, monkeypatch):
-    monkeypatch.setattr("lightning_robust.datamodules.worker._MOST_SKIPPED_IN_A_ROW", 1)
+    monkeypatch.setattr("lightning_robust.datamodules.worker.MOST_SKIPPED_IN_A_ROW", 1)
     with pytest.raises(ShardError, match="in a row"):
         list(ShardLoader(damaged, batch_size=10, on_error="skip"))
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, timer
 from torch import nn
 
 from lightning_robust.datamodules import LoaderOptions, ShardDataModule
-from lightning_robust.errors import InputError, ShardError
+from lightning_robust.errors import InputError, ShardError, UnsupportedError
 from lightning_robust.shards import Sample, open_index, pack
 
 
@@ -356,6 +356,45 @@ class _Pair(nn.Module):
         return image, image
 
 
+@pytest.mark.parametrize("handed", ["by name", "by place"])
+def test_the_trainer_of_the_other_package_is_refused_in_a_sentence(shards, tmp_path, handed):
+    import lightning
+
+    class Other(lightning.LightningModule):
+        def training_step(self, batch, batch_idx):
+            raise AssertionError("must not be reached")
+
+        def configure_optimizers(self):
+            return None
+
+    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(default_root_dir=tmp_path, max_epochs=1, **settings)
+    arguments = {"datamodule" if handed == "by name" else "train_dataloaders": _data(shards)}
+    with pytest.raises(UnsupportedError, match=r"ShardDataModule belongs to pytorch_lightning, as does the command"):
+        trainer.fit(Other(), **arguments)
+
+
+def test_a_run_ends_when_its_time_is_up(shards, tmp_path, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(timer, "time", clock)
+
+    class Slow(Net):
+        def on_train_batch_start(self, batch, batch_idx):
+            clock.now += 1.0
+
+    data = _data(shards, num_workers=1)
+    net = Slow()
+    _trainer(tmp_path, max_epochs=-1, max_time={"seconds": 7}).fit(net, data)
+    assert [(epoch, number) for epoch, number, _ in net.seen] == [(0, b) for b in range(5)] + [(1, 0), (1, 1)]
+    assert data._loaders["train"]._workers is None
+
+
 class _RankNet(Net):
     def on_validation_epoch_end(self):
         Path(self.trainer.default_root_dir, f"rank-{self.global_rank}.txt").write_text(repr(self.evaluated))
@@ -379,12 +418,14 @@ def test_every_argument_can_be_given_on_a_command_line():
     parser.add_class_arguments(ShardDataModule, "data")
     words = ["--data.train", "s-{000..003}.tar", "--data.val", '["a.tar", "b.tar"]', "--data.image_size", "[32, 24]"]
     words += ["--data.loader.prefetch_factor", "4", "--data.on_error", "skip", "--data.num_classes", "10"]
+    words += ["--data.unindexed", "[train]", "--data.epoch_batches", "7"]
     words += ["--data.batch_transform", "torch.nn.Hardtanh", "--data.batch_transform.min_val", "0.5"]
     words += ["--data.sample_transform", "albumentations.HorizontalFlip", "--data.sample_transform.p", "1.0"]
     data = parser.instantiate_classes(parser.parse_args(words)).data
     assert data.shards["train"] == "s-{000..003}.tar"
     assert data.shards["val"] == ["a.tar", "b.tar"]
     assert data.image_size == (32, 24)
+    assert (data.unindexed, data.epoch_batches) == (("train",), 7)
     assert data.loader == LoaderOptions(prefetch_factor=4)
     assert isinstance(data.batch_transform, nn.Hardtanh)
     assert data.sample_transform.p == 1.0
