@@ -98,7 +98,7 @@ def user_shards(source: str, image_size: int) -> DemoShards:
     are packed to the cache.
 
     Args:
-        source: folder of shards, pattern of shards, or image folder with one subfolder per class.
+        source: folder, pattern or URL of shards, or image folder with one subfolder per class.
         image_size: side that images are scaled and cropped to.
 
     Raises:
@@ -112,12 +112,14 @@ def user_shards(source: str, image_size: int) -> DemoShards:
     else:
         train, test = _split(source)
     from lightning_robust.shards import open_index
+    from lightning_robust.shards.urls import is_url, shown
 
     index = open_index(train)
     if index.labels is None or len(index) == 0:
         raise InputError(f"The shards of {source!r} have no labels (.cls members); the demo needs them.")
     num_classes = len(index.classes) if index.classes else int(index.labels.max()) + 1
-    return DemoShards(folder.name or source, train, test, max(num_classes, 2), image_size)
+    name = shown(source) if is_url(source) else folder.name or source
+    return DemoShards(name, train, test, max(num_classes, 2), image_size)
 
 
 def _as_shards(folder: Path, classes: Sequence[str] | None) -> str:
@@ -126,7 +128,7 @@ def _as_shards(folder: Path, classes: Sequence[str] | None) -> str:
     from lightning_robust.shards.sources import image_folder
 
     samples = image_folder(folder, classes=classes)
-    home = _home(str(folder), sorted(str(path) for path in folder.rglob("*") if path.is_file()))
+    home = _home(str(folder.absolute()), _state(folder))
     _pack_once(samples, home, samples.classes)
     return str(home)
 
@@ -140,11 +142,11 @@ def _split(source: str) -> tuple[str, str]:
     if folder.is_dir() and not any(folder.glob("*.tar")):
         images = image_folder(folder)
         samples, classes = images, images.classes
-        files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+        home = _home(str(folder.absolute()), _state(folder))
     else:
         index = open_index(source)
-        samples, classes, files = _ShardSamples(index), index.classes, list(index.paths)
-    home = _home(source, files)
+        samples, classes = _ShardSamples(index), index.classes
+        home = _home(index.paths, index.fingerprint)
     in_test = _is_test(len(samples))
     for name, wanted in (("train", False), ("test", True)):
         chosen = (samples[place] for place in range(len(samples)) if in_test[place] == wanted)
@@ -161,11 +163,15 @@ def _is_test(count: int) -> list[bool]:
     return [draw < _TEST_SHARE for draw in draws]
 
 
-def _home(source: str, files: list[str]) -> Path:
-    """Cache folder of a user's images, another one as soon as a file changes."""
-    state = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]  # noqa: PTH116
-    digest = hashlib.sha256(repr((os.path.abspath(source), state)).encode()).hexdigest()[:16]  # noqa: PTH100
+def _home(source: object, state: object) -> Path:
+    """Cache folder of a user's images, another one as soon as they change."""
+    digest = hashlib.sha256(repr((source, state)).encode()).hexdigest()[:16]
     return cache_folder() / f"demo-{digest}"
+
+
+def _state(folder: Path) -> list[tuple[str, int, int]]:
+    files = sorted((str(path), path.stat()) for path in folder.rglob("*") if path.is_file())
+    return [(path, found.st_size, found.st_mtime_ns) for path, found in files]
 
 
 def _class_names(folder: Path) -> list[str] | None:

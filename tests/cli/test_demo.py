@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.web import web_server
 
 from lightning_robust.cli import demo_data
 from lightning_robust.cli.demo_report import demo_table
@@ -97,6 +98,27 @@ def test_shards_without_a_split_keep_images_and_labels(tmp_path: Path) -> None:
     assert whole.labels is not None
     labels = np.concatenate([part.labels for part in parts if part.labels is not None])
     assert np.bincount(labels).tolist() == np.bincount(whole.labels).tolist()
+
+
+def test_shards_at_a_url_are_packed_once_and_again_when_they_change(tmp_path: Path) -> None:
+    source = image_folder(_images(tmp_path / "mine"))
+    whole = pack(source, tmp_path / "set", classes=source.classes)
+    with web_server() as web:
+        url = web.add_folder(tmp_path / "set", "set")
+        named = f"{url}shard-000000.tar?key=secret"
+        shards = demo_data.user_shards(named, 16)
+        assert demo_data.user_shards(named, 16) == shards
+        assert shards.name == f"{url}shard-000000.tar"
+        assert shards.num_classes == 2
+        assert sum(len(open_index(part)) for part in (shards.train, shards.test)) == len(whole) == 40
+
+        (tmp_path / "mine" / "dark" / "0.png").unlink()
+        pack(image_folder(tmp_path / "mine"), tmp_path / "set", classes=source.classes, overwrite=True)
+        web.files.clear()
+        web.add_folder(tmp_path / "set", "set")
+        changed = demo_data.user_shards(named, 16)
+    assert changed.train != shards.train
+    assert sum(len(open_index(part)) for part in (changed.train, changed.test)) == 39
 
 
 def test_an_image_folder_with_a_split_keeps_it(tmp_path: Path) -> None:
