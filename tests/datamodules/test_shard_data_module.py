@@ -361,11 +361,15 @@ def test_the_trainer_of_the_other_package_is_refused_in_a_sentence(shards, tmp_p
     import lightning
 
     class Other(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(1, 1)
+
         def training_step(self, batch, batch_idx):
             raise AssertionError("must not be reached")
 
         def configure_optimizers(self):
-            return None
+            return torch.optim.SGD(self.parameters(), lr=0.1)
 
     settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = lightning.Trainer(default_root_dir=tmp_path, max_epochs=1, **settings)
