@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_robust.attacks.box_minimizer import minimize_in_box
 from lightning_robust.attacks.contract import Mode, Model, attack_context
 from lightning_robust.attacks.losses import LossFunction, cross_entropy
-from lightning_robust.attacks.minimum import Closest, minimum_problem, resolve_l2, surely_wrong
+from lightning_robust.attacks.minimum import Closest, halve_line, minimum_problem, resolve_l2, surely_wrong
 from lightning_robust.attacks.problem import Problem, check_image, slope
 from lightning_robust.attacks.record import AttackRecord, make_record
 from lightning_robust.attacks.targets import TargetRule, nearest_rival, resolve_toward, surely_is
@@ -226,16 +226,8 @@ class _Search:
     def approach(self, bisections: int) -> None:
         """Halve the line between the clean image and the closest point as often, keeping its wrong end."""
         rows = torch.isfinite(self.closest.distance[self.index]).nonzero()[:, 0]
-        if len(rows) == 0:
-            return
-        clean = self.problem.image[rows]
-        change = self.closest.image[self.index[rows]] - clean
-        low = torch.zeros_like(change[:, :1, :1, :1])
-        high = torch.ones_like(low)
-        for _ in range(bisections):
-            middle = (low + high) / 2
-            wrong = self._fooled(clean + middle * change, rows).view(-1, 1, 1, 1)
-            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+        far = self.closest.image[self.index[rows]]
+        halve_line(self.problem.image[rows], far, bisections, lambda point: self._fooled(point, rows))
 
     def _solve(self, start: Tensor, price: Tensor, steps: int, history: int) -> Tensor:
         def objective(point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -89,6 +90,24 @@ def surely_wrong(logits: Tensor, target: Tensor, confidence: float = 0.0) -> Ten
     own = logits.gather(1, target[:, None])[:, 0]
     scale = torch.maximum(own.abs(), (own + gap).abs())
     return (gap > _ROUNDING * torch.finfo(logits.dtype).eps * scale) & (gap >= confidence)
+
+
+def halve_line(clean: Tensor, far: Tensor, bisections: int, fooled: Callable[[Tensor], Tensor]) -> None:
+    """Bisect the line from the clean to a wrong image for the boundary, offering points on the way.
+
+    Args:
+        clean: right, shape (B, C, H, W).
+        far: wrong, likewise.
+        bisections: points judged per line.
+        fooled: judges points (B, C, H, W), keeps the wrong ones and says which are, shape (B,).
+    """
+    if len(clean) == 0:
+        return
+    low, high = torch.zeros_like(clean[:, :1, :1, :1]), torch.ones_like(clean[:, :1, :1, :1])
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        wrong = fooled(clean + middle * (far - clean)).view(-1, 1, 1, 1)
+        low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
 
 
 class Closest:

@@ -135,8 +135,22 @@ def test_last_search_takes_the_highest_open_price():
     assert [one.success.item() for one in results] == [False, True]
 
 
+def test_bisections_end_at_the_boundary():
+    model, image = curved(), images(6)
+    target = model(image).argmax(1)
+    loose, tight = (
+        carlini_wagner(model, image, target, bisections=count, return_record=True, **QUICK) for count in (0, 20)
+    )
+    assert tight.success.all()
+    assert (tight.distance <= loose.distance).all()
+    assert tight.distance.sum() < 0.999 * loose.distance.sum()
+    shorter = image + (tight.image - image) * (1 - 1e-3)
+    assert torch.equal(model(shorter).argmax(1), target)
+
+
 @pytest.mark.parametrize(
-    "options", [{"steps": 0}, {"searches": 0}, {"learning_rate": 0}, {"constant": 0}, {"confidence": -1}]
+    "options",
+    [{"steps": 0}, {"searches": 0}, {"learning_rate": 0}, {"constant": 0}, {"confidence": -1}, {"bisections": -1}],
 )
 def test_options_that_make_no_attack_are_refused(options):
     with pytest.raises(InputError, match="at least one step and one search"):
