@@ -14,6 +14,8 @@ import torch
 from deflection_rows import (
     ATTACKS,
     MAIN,
+    SMALL,
+    SMALL_COLUMNS,
     TABLE_1,
     TABLE_1_LARGE,
     TABLE_4,
@@ -201,6 +203,18 @@ def columns_table(pieces: Pieces, columns: Sequence[str], paper: dict, heads: Se
     return [*lines, ""] if len(lines) > 2 else []
 
 
+def small_table(pieces: Pieces) -> list[str]:
+    heads = ("no defense", "PD + R-CAM + DWT", "PD + DWT", "PD", "DWT", "JPEG", "median 2x2", "control: noise")
+    lines = ["| attack, relative L2 | " + " | ".join(heads) + " | PD + R-CAM + DWT minus the noise control |"]
+    lines.append("| --- |" + " --- |" * (len(heads) + 1))
+    for attack in SMALL:
+        found = {column: pieces.judged(attack, column) for column in SMALL_COLUMNS}
+        if any(found.values()):
+            gap = difference(found[MAIN], found["noise"])
+            lines.append(f"| {attack} | " + " | ".join(accuracy(one) for one in found.values()) + f" | {gap} |")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
 def table_4(pieces: Pieces) -> list[str]:
     heads = [f"{attack}, paper" for attack in TABLE_4_ATTACKS]
     lines = [
@@ -274,6 +288,7 @@ def write_page(path: Path, place: Place, arguments: argparse.Namespace) -> None:
 
     section("Table 1: no defense, single, Ens-10", table_1(pieces, TABLE_1), ["identity", MAIN], spoken)
     section("Table 1, large perturbations", table_1(pieces, TABLE_1_LARGE, large=True), [])
+    section("Smaller changes", small_table(pieces), SMALL_COLUMNS, spoken)
     for other in arguments.other_nets:
         body = table_1(Pieces(place, other), TABLE_1)
         if body:

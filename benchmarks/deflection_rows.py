@@ -123,6 +123,9 @@ TABLE_9 = {
         (78.1, 84.1, 77.26, 85.12),
     ),
 }
+# Ours: changes about as large as one and two 8-bit levels, where these nets already fail
+SMALL = ("FGSM 0.008", "FGSM 0.016", "DFool 0.005", "DFool 0.01")
+SMALL_COLUMNS = ("identity", MAIN, "pd+dwt", "pd", "wd", "jpeg", "median 2", "noise")
 SEARCH = {
     "sigma": tuple(f"sigma {value}" for value in (0.01, 0.02, 0.04, 0.06, 0.08)),
     "deflections": ("deflections 10", "deflections 50", "deflections 100", "deflections 200", "deflections 500"),

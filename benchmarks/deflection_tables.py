@@ -22,6 +22,8 @@ from deflection_rows import (
     ATTACKS,
     MAIN,
     SEARCH,
+    SMALL,
+    SMALL_COLUMNS,
     TABLE_4,
     TABLE_4_ATTACKS,
     TABLE_5_COLUMNS,
@@ -75,6 +77,8 @@ def phases(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Piece]]]:
     yield "attacks", attacked(usual)
     yield "Table 1", judged(["clean", *usual], ["identity", MAIN])
     yield "adaptive, first", adapted(["identity", MAIN])
+    yield "attacks, small", attacked(SMALL)
+    yield "small", judged(SMALL, SMALL_COLUMNS)
     table_4 = [f"{name} {BUDGETS[name][0]}" for name in TABLE_4_ATTACKS]
     yield "Table 5", judged(["clean", *usual], TABLE_5_COLUMNS)
     yield "Table 4", judged(["clean", *table_4], TABLE_4)

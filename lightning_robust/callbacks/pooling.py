@@ -14,11 +14,11 @@ from torch import Tensor
 
 from lightning_robust.batches import BatchAdapter
 from lightning_robust.callbacks.callback import is_sharded
-from lightning_robust.callbacks.step import declared_spec, is_defined_by_user
-from lightning_robust.callbacks.surgery_hooks import leave, operate
+from lightning_robust.callbacks.surgery_hooks import leave, operate, write_record
+from lightning_robust.callbacks.user_module import declared_spec, is_defined_by_user
 from lightning_robust.errors import InputError, NoEffectWarning, RobustWarning, UnsupportedError
 from lightning_robust.images import ImageSpec
-from lightning_robust.nn import SwapReport, find_unreached, swap_downsampling
+from lightning_robust.nn import SwapReport, find_unreached, is_swapped, swap_downsampling
 
 _COPIERS = {"WeightAveraging", "EMAWeightAveraging", "StochasticWeightAveraging"}
 
@@ -97,6 +97,13 @@ class FrequencyPooling(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Take the hooks back; Lightning calls no teardown when a run raises."""
         leave(pl_module, self)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Record the swap in a checkpoint that is written after the run, when the module's hooks are its own again."""
+        if is_swapped(pl_module):
+            write_record(checkpoint, self.layers())
 
     def swap(self, module: pl.LightningModule) -> None:
         """Swap the layers of a module, or say that there are none."""

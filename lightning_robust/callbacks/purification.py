@@ -16,7 +16,7 @@ from lightning_robust.callbacks.callback import StepCallback
 from lightning_robust.callbacks.contribution import NetworkLogits, Step, as_unit, for_batch
 from lightning_robust.callbacks.interception import intercepted
 from lightning_robust.callbacks.pictures import heat_rows, log_picture, side_by_side, takes_pictures
-from lightning_robust.callbacks.step import is_defined_by_user
+from lightning_robust.callbacks.user_module import is_defined_by_user
 from lightning_robust.defenses.contract import Defense
 from lightning_robust.defenses.purified import bound_to, check_votes, majority, purified_logits, wants_net
 from lightning_robust.errors import InputError, UnsupportedError

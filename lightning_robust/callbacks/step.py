@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_robust.batches import BatchAdapter
 from lightning_robust.callbacks.contribution import Contributor, Step, loss_of, with_loss
+from lightning_robust.callbacks.user_module import callbacks_of, declared_spec, is_defined_by_user
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.images import ImageSpec, check_unit_range
 from lightning_robust.seeds import derive, derive_int, seeded
@@ -71,38 +72,6 @@ def detach(module: pl.LightningModule, callback: Contributor) -> None:
         del _pipelines[module]
 
 
-def is_defined_by_user(module: object, name: str) -> bool:
-    """Whether a hook is the user's own and not Lightning's default."""
-    if name in vars(module):
-        return True
-    for cls in type(module).__mro__:
-        if name in vars(cls):
-            return not cls.__module__.startswith(("pytorch_lightning.", "lightning.pytorch."))
-    return False
-
-
-def declared_spec(module: pl.LightningModule, trainer: pl.Trainer) -> ImageSpec:
-    """Return the spec that a callback, the module or the data module declares; by default batches are [0, 1] images.
-
-    Raises:
-        InputError: if two of them differ.
-    """
-    declared: dict[str, ImageSpec] = {}
-    for callback in _callbacks_of(trainer):
-        spec = getattr(callback, "spec", None)
-        if isinstance(spec, ImageSpec):
-            declared[type(callback).__name__] = spec
-    for owner in (module, getattr(trainer, "datamodule", None)):
-        spec = getattr(owner, "image_spec", None)
-        if isinstance(spec, ImageSpec):
-            declared[f"{type(owner).__name__}.image_spec"] = spec
-    specs = list(declared.values())
-    if any(spec != specs[0] for spec in specs):
-        told = "; ".join(f"{name}: {spec}" for name, spec in declared.items())
-        raise InputError(f"The batches are described in different ways ({told}). Declare one ImageSpec, once.")
-    return specs[0] if specs else ImageSpec()
-
-
 class StepPipeline:
     """The callbacks that take part in the steps of one module during one run."""
 
@@ -113,7 +82,9 @@ class StepPipeline:
         self._checked: set[str] = set()
         self._counts: dict[str, tuple[int, int]] = {}
         self._previous: dict[str, Any] = {}
+        self._inside = False
         for name in STAGES:
+            _drop_copied_wrapper(module, name)
             if name == "predict_step" or is_defined_by_user(module, name):
                 self._wrap(module, name)
 
@@ -128,7 +99,7 @@ class StepPipeline:
                     f"{type(callback).__name__} acts on batches, but {type(module).__name__}.{name} takes a "
                     f"dataloader_iter and fetches its own. Give {name} the signature (batch, batch_idx)."
                 )
-        order = {id(c): i for i, c in enumerate(_callbacks_of(trainer))}
+        order = {id(c): i for i, c in enumerate(callbacks_of(trainer))}
         self.callbacks.append(callback)
         self.callbacks.sort(key=lambda c: order.get(id(c), len(order)))
         for stage in STAGES.values():
@@ -162,9 +133,27 @@ class StepPipeline:
         self._previous = {}
 
     def run(self, module: pl.LightningModule, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Transform the batch, call the user's step once, add the penalties."""
+        """Transform the batch, call the user's step once, add the penalties.
+
+        A step that calls another, as many a ``test_step`` calls ``validation_step``, is one step of the outer stage.
+        """
         inner = self._inner(module, name)
-        stage = STAGES[name]
+        if self._inside:
+            return inner(*args, **kwargs)
+        self._inside = True
+        try:
+            return self._run(module, STAGES[name], inner, args, kwargs)
+        finally:
+            self._inside = False
+
+    def _run(
+        self,
+        module: pl.LightningModule,
+        stage: str,
+        inner: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+    ) -> Any:
         active = [c for c in self.callbacks if c.acts_on(stage)]
         if not active:
             return inner(*args, **kwargs)
@@ -202,6 +191,7 @@ class StepPipeline:
 
         # functools.wraps points Lightning at the bound original; inspect would drop one parameter too many of that
         step.__signature__ = inspect.signature(getattr(original, "__func__", original))  # type: ignore[attr-defined]
+        step._is_step_wrapper = True  # type: ignore[attr-defined]
         vars(module)[name] = types.MethodType(step, module)
 
     def _inner(self, module: pl.LightningModule, name: str) -> Callable[..., Any]:
@@ -279,10 +269,12 @@ class StepPipeline:
         return derive(base, stage, trainer.current_epoch, *position, torch.arange(count, device=device))
 
 
+def _drop_copied_wrapper(module: pl.LightningModule, name: str) -> None:
+    """Take away what a deep copy made during a run has carried along."""
+    if hasattr(getattr(vars(module).get(name), "__func__", None), "_is_step_wrapper"):
+        del vars(module)[name]
+
+
 def _second_order_attention() -> AbstractContextManager[None]:
     """The fused attention kernels have no double backward; the plain one has."""
     return sdpa_kernel(SDPBackend.MATH)
-
-
-def _callbacks_of(trainer: pl.Trainer) -> list[Any]:
-    return list(getattr(trainer, "callbacks", []))

@@ -7,13 +7,13 @@ because Lightning calls them for weights-only files too, and on loading before t
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_robust.callbacks.step import is_defined_by_user
+from lightning_robust.callbacks.user_module import is_defined_by_user
 from lightning_robust.errors import RobustWarning, UnsupportedError
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Surgeon(Protocol):
 class _Surgeons:
     def __init__(self, module: pl.LightningModule) -> None:
         self.callbacks: list[Surgeon] = []
+        for name, function in _FUNCTIONS.items():
+            if getattr(vars(module).get(name), "__func__", None) is function:  # of a deep copy made during a run
+                del vars(module)[name]
         self.previous = {name: vars(module).get(name) for name in _HOOKS}
         self.builds_later = any(is_defined_by_user(module, name) for name in ("setup", "configure_model"))
 
@@ -95,10 +98,16 @@ def _configure_model(self: pl.LightningModule) -> None:
 
 
 def _on_save_checkpoint(self: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-    record = _record(self)
+    write_record(checkpoint, [layer for surgeon in _surgeons_of(self) for layer in surgeon.layers()])
+    _own(self, "on_save_checkpoint")(checkpoint)
+
+
+def write_record(checkpoint: dict[str, Any], layers: Sequence[dict[str, Any]]) -> None:
+    """Name swapped layers in a checkpoint, beside those that it names already."""
+    told = checkpoint.get(RECORD, {}).get("downsampling", {}).get("layers", [])
+    record = _as_record([*told, *layers])
     if record is not None:
         checkpoint.setdefault(RECORD, {})["downsampling"] = record
-    _own(self, "on_save_checkpoint")(checkpoint)
 
 
 def _on_load_checkpoint(self: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -118,10 +127,15 @@ def _on_load_checkpoint(self: pl.LightningModule, checkpoint: dict[str, Any]) ->
 
 
 def _record(module: Any) -> dict[str, Any] | None:
-    layers = {layer["name"]: layer for surgeon in _surgeons_of(module) for layer in surgeon.layers()}
+    return _as_record([layer for surgeon in _surgeons_of(module) for layer in surgeon.layers()])
+
+
+def _as_record(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    layers = {layer["name"]: layer for layer in found}
     return {"version": 1, "layers": [layers[name] for name in sorted(layers)]} if layers else None
 
 
+_FUNCTIONS = dict(zip(_HOOKS, (_configure_model, _on_save_checkpoint, _on_load_checkpoint), strict=True))
 # pickle finds a bound method again by the name of its function
-for _name, _function in zip(_HOOKS, (_configure_model, _on_save_checkpoint, _on_load_checkpoint), strict=True):
+for _name, _function in _FUNCTIONS.items():
     _function.__name__ = _name

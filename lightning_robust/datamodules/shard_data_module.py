@@ -229,10 +229,14 @@ class ShardDataModule(OwnTrainerDataModule):
         Raises:
             InputError: naming both sets of shards, or the settings that differ.
         """
-        if self._fitting and "train" in state_dict and self.shards["train"] is not None:
-            self._resume_from = state_dict["train"]
+        state = state_dict.get("train")
+        if state is None or not self._fitting or self.shards["train"] is None:
+            return
+        # a run that has not begun may begin with another batch size, as the Tuner lets it when it looks for one
+        if state.get("consumed") or state.get("epoch"):
+            self._resume_from = state
             self.train_dataloader()  # refuses a state that does not fit before anything is trained
-            self._resume_from = state_dict["train"]
+            self._resume_from = state
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """Stop the workers."""

@@ -83,6 +83,7 @@ class ImageClassifier(pl.LightningModule):
             constants = Normalization(tuple(mean), tuple(std))
             self.mean = torch.tensor(constants.mean).view(-1, 1, 1)
             self.std = torch.tensor(constants.std).view(-1, 1, 1)
+        self.num_classes = num_classes
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -110,15 +111,15 @@ class ImageClassifier(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch; logs ``train_loss`` and ``train_accuracy``."""
-        return self._step(batch, "train", self.train_accuracy, self.label_smoothing)
+        return self._step(batch, batch_idx, "train", self.train_accuracy, self.label_smoothing)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_loss`` and ``val_accuracy``."""
-        self._step(batch, "val", self.val_accuracy, 0.0)
+        self._step(batch, batch_idx, "val", self.val_accuracy, 0.0)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``test_loss`` and ``test_accuracy``."""
-        self._step(batch, "test", self.test_accuracy, 0.0)
+        self._step(batch, batch_idx, "test", self.test_accuracy, 0.0)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return class probabilities, (B, num_classes)."""
@@ -151,12 +152,26 @@ class ImageClassifier(pl.LightningModule):
             return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def _step(self, batch: Any, stage: str, accuracy: MulticlassAccuracy, label_smoothing: float) -> Tensor:
+    def _step(
+        self, batch: Any, batch_idx: int, stage: str, accuracy: MulticlassAccuracy, label_smoothing: float
+    ) -> Tensor:
         image, target = self.adapter.read(batch)
         logits = self(image)
+        if batch_idx == 0 or target.device.type == "cpu":  # elsewhere every look waits for the device
+            self._check_labels(target, stage, batch_idx)
         loss = F.cross_entropy(logits, target, label_smoothing=label_smoothing)
         accuracy(logits, target if target.ndim == 1 else target.argmax(dim=1))
         training = stage == "train"
         self.log(f"{stage}_loss", loss, on_step=training, on_epoch=True, batch_size=len(target), sync_dist=not training)
         self.log(f"{stage}_accuracy", accuracy, on_step=False, on_epoch=True, batch_size=len(target), prog_bar=True)
         return loss
+
+    def _check_labels(self, target: Tensor, stage: str, batch_idx: int) -> None:
+        if target.ndim != 1 or target.is_floating_point() or len(target) == 0:
+            return
+        low, high = (int(value) for value in target.aminmax())
+        if low < 0 or high >= self.num_classes:
+            raise InputError(
+                f"Batch {batch_idx} of {stage} holds the label {low if low < 0 else high}, but the module was told "
+                f"of {self.num_classes} classes, from 0 to {self.num_classes - 1}: correct the labels or num_classes."
+            )

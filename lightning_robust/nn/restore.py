@@ -39,7 +39,8 @@ def restore(module: ModuleT, checkpoint: str | Path | Mapping[str, Any]) -> Modu
     if record is None or "state_dict" not in contents:
         raise InputError(
             'The checkpoint has no state_dict with a record of swapped layers (["lightning_robust"]["downsampling"]). '
-            "If it was saved without FrequencyPooling, load_state_dict is what you need."
+            "If the net was never swapped, load_state_dict is what you need. If it was, and the file was written after "
+            "the run with weights_only=True, swap the layers as in that run (swap_downsampling), then load_state_dict."
         )
     was_swapped = any(specification(part) is not None for part in module.modules())
     apply_record(module, record)

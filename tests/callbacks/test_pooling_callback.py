@@ -110,6 +110,14 @@ def test_the_net_stays_swapped_after_the_run(tmp_path):
     torch.testing.assert_close(module(torch.ones(1, 3, 8, 8)), before)
 
 
+def test_a_file_saved_after_the_run_carries_the_record(tmp_path):
+    run = trainer(tmp_path, FrequencyPooling())
+    run.fit(UserModule())
+    run.save_checkpoint(tmp_path / "after.ckpt")
+    image = torch.rand(2, 3, 8, 8)
+    assert torch.equal(restore(UserModule(), tmp_path / "after.ckpt").eval()(image), run.lightning_module.eval()(image))
+
+
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_weights_only_files_carry_the_record_too(tmp_path, weights_only):
     keep = ModelCheckpoint(tmp_path, filename="light", save_weights_only=weights_only)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from types import MappingProxyType
 
@@ -16,6 +17,7 @@ from torch import nn
 from lightning_robust.callbacks import (
     AdversarialTraining,
     BatchAugmentation,
+    FrequencyPooling,
     JacobianFrequencyRegularization,
     PreemptiveSharpening,
 )
@@ -23,6 +25,7 @@ from lightning_robust.callbacks.callback import StepCallback
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.functional import laplacian_sharpen
 from lightning_robust.images import ImageSpec
+from lightning_robust.nn import restore
 
 
 class Flip(nn.Module):
@@ -199,3 +202,47 @@ def test_a_resumed_run_takes_up_the_seed_of_the_first(tmp_path):
     resumed = run(6, 2, tmp_path / "epoch=0.ckpt")
     assert whole.draws[4:] == resumed.draws
     assert torch.equal(torch.cat(whole.seeds[4:]), torch.cat(resumed.seeds))
+
+
+class Delegating(UserModule):
+    """Steps that call each other, as many modules' do."""
+
+    def test_step(self, batch, batch_idx):
+        return self.validation_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        with torch.no_grad():
+            return self.training_step(batch, batch_idx)
+
+
+def test_a_step_that_calls_another_is_one_step_of_the_outer_stage(tmp_path):
+    image = Images().image[:4]
+    module = Delegating()
+    sharpen = PreemptiveSharpening(0.3, levels=None)
+    trainer(tmp_path, sharpen, limit_test_batches=1).test(module, verbose=False)
+    assert torch.equal(module.seen[0], laplacian_sharpen(image, 0.3, levels=None))
+    module = Delegating()
+    trainer(tmp_path, AdversarialTraining(), limit_val_batches=1).validate(module, verbose=False)
+    assert torch.equal(module.seen[0], image)
+
+
+def test_a_copy_made_during_a_run_can_be_trained_and_saved(tmp_path):
+    class Copies(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.copy = copy.deepcopy(pl_module)
+
+    copies = Copies()
+    first = [PreemptiveSharpening(0.3, levels=None, stages=["train"]), FrequencyPooling(), copies]
+    trainer(tmp_path, *first, limit_train_batches=1).fit(UserModule())
+    again = trainer(
+        tmp_path,
+        PreemptiveSharpening(0.3, levels=None, stages=["train"]),
+        FrequencyPooling(),
+        limit_train_batches=1,
+        limit_val_batches=0,
+    )
+    copies.copy.seen.clear()
+    again.fit(copies.copy)
+    assert torch.equal(copies.copy.seen[-1], laplacian_sharpen(Images().image[:4], 0.3, levels=None))
+    again.save_checkpoint(tmp_path / "copy.ckpt")
+    assert restore(UserModule(), tmp_path / "copy.ckpt").net[0].weight.equal(copies.copy.net[0].weight)

@@ -120,6 +120,14 @@ def test_a_checkpoint_restores_module_and_settings(tmp_path: Path) -> None:
     assert loaded.hparams == module.hparams
 
 
+def test_a_label_beyond_the_net_is_named(tmp_path: Path) -> None:
+    image, target = _data()
+    target[20] = 2
+    module = ImageClassifier(SmallCNN(1, 2, 4), num_classes=2, schedule="constant")
+    with pytest.raises(InputError, match=r"Batch 2 of train holds the label 2, .* from 0 to 1"):
+        _trainer(tmp_path, max_epochs=1).fit(module, _loader(image, target))
+
+
 def test_a_schedule_without_an_end_is_refused(tmp_path: Path) -> None:
     module = ImageClassifier(SmallCNN(1, 2, 4), num_classes=2)
     with pytest.raises(InputError, match="set max_epochs or max_steps"):
