@@ -1,0 +1,83 @@
+"""``lightning-robust shards pack``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_robust.cli.shards import add_command, print_histogram, print_totals
+
+if TYPE_CHECKING:
+    from lightning_robust.shards.sources import SampleSource
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    example = "photos/train shards/train --shuffle-seed 0"
+    parser = add_command(commands, "pack", "Write images to shards and index them.", example)
+    parser.add_argument("source", help="image folder with a subfolder per class, CSV list, or CIFAR binary archive")
+    parser.add_argument("folder", help="where the shards go")
+    parser.add_argument("--format", choices=("auto", "folder", "csv", "cifar"), default="auto", help="of the source")
+    parser.add_argument("--name", default="shard", help="begins the file names (default: shard)")
+    parser.add_argument("--samples-per-shard", type=int, default=1000, metavar="N", help="default: 1000")
+    parser.add_argument("--max-bytes", type=int, metavar="N", help="most bytes in a shard (default: no limit)")
+    parser.add_argument("--shuffle-seed", type=int, metavar="SEED", help="shuffle the samples, reproducibly")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers")
+    parser.add_argument("--image-column", default="path", help="of a CSV list (default: path)")
+    parser.add_argument("--label-column", default="label", help="of a CSV list (default: label)")
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="of CIFAR (default: train)")
+    parser.add_argument("--labels", choices=("fine", "coarse"), default="fine", help="of CIFAR-100 (default: fine)")
+    parser.add_argument("--overwrite", action="store_true", help="replace shards of this name")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    parser.set_defaults(run=_pack)
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from lightning_robust.shards.packing import check_destination, check_limits, pack
+
+    folder = Path(options.folder)
+    check_limits(name=options.name, samples_per_shard=options.samples_per_shard, max_bytes=options.max_bytes)
+    source = _source(options)
+    if options.dry_run:
+        check_destination(folder, name=options.name, classes=source.classes, overwrite=options.overwrite)
+        shards = -(-len(source) // options.samples_per_shard)
+        more = "" if options.max_bytes is None else " or more (--max-bytes)"
+        first = source[0]
+        print(f"Would write {len(source)} samples to {shards} shards{more}: {folder / options.name}-000000.tar, ...")
+        print(f"First sample: key {first.key}, target {first.target}.")
+        print_histogram(source.targets.tolist(), source.classes)
+        return
+    index = pack(
+        source,
+        folder,
+        samples_per_shard=options.samples_per_shard,
+        max_bytes=options.max_bytes,
+        name=options.name,
+        classes=source.classes,
+        shuffle_seed=options.shuffle_seed,
+        progress=True,
+        overwrite=options.overwrite,
+    )
+    print_totals(index)
+
+
+def _source(options: argparse.Namespace) -> SampleSource:
+    from lightning_robust.shards.sources import cifar_binary, csv_list, image_folder
+
+    source = Path(options.source)
+    classes = Path(options.classes).read_text(encoding="utf-8").splitlines() if options.classes else None
+    kind = options.format if options.format != "auto" else _guess(source)
+    if kind == "csv":
+        return csv_list(source, image_column=options.image_column, label_column=options.label_column, classes=classes)
+    if kind == "cifar":
+        return cifar_binary(source, options.split, labels=options.labels)
+    return image_folder(source, classes=classes)
+
+
+def _guess(source: Path) -> str:
+    if source.suffix.lower() == ".csv":
+        return "csv"
+    if source.name.endswith((".tar.gz", ".tgz", ".tar")) or any(source.glob("**/*_batch*.bin")):
+        return "cifar"
+    return "cifar" if any((source / sub / "train.bin").is_file() for sub in ("", "cifar-100-binary")) else "folder"
