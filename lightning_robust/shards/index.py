@@ -108,12 +108,17 @@ class ShardIndex:
 
     def describe(self, sample: int) -> str:
         """Name a sample for a message: its id, its member and its shard."""
+        shards, _, _ = self.locate([sample])
+        member = self.member(sample)
+        return f"sample {sample}" + (f" ({member!r})" if member else "") + f" of shard {self.named(int(shards[0]))!r}"
+
+    def member(self, sample: int) -> str | None:
+        """Name of the member that holds the image of a sample; None if its shard is not at hand."""
         shards, offsets, _ = self.locate([sample])
         shard = int(shards[0])
         source = self.source(shard)
         copy = self.paths[shard] if source is None or self.remote is None else str(self.remote.cache.path(source))
-        member = member_before(copy, int(offsets[0]))
-        return f"sample {sample}" + (f" ({member!r})" if member else "") + f" of shard {self.named(shard)!r}"
+        return member_before(copy, int(offsets[0]))
 
     def named(self, shard: int) -> str:
         """Path or URL of a shard for messages, without what may be secret."""

@@ -145,7 +145,8 @@ class RemoteFolder:
         """The shard as the index knows it."""
         entry = known.shards[name]
         version = entry.extra.get("etag")
-        return RemoteShard(self._urls[name], entry.size, _checksum(entry), None if version is None else str(version))
+        version = None if version is None else str(version)
+        return RemoteShard(self._urls[name], entry.size, listed_checksum(entry), version)
 
     def find(self, names: list[str], known: FolderIndex, *, refresh: bool) -> Iterator[Found]:
         """Fetch the shards, a few at a time."""
@@ -230,7 +231,8 @@ def published_index(url: str, cache: ShardCache) -> bytes | None:
     return data
 
 
-def _checksum(entry: ShardEntry) -> tuple[str, str] | None:
+def listed_checksum(entry: ShardEntry) -> tuple[str, str] | None:
+    """Name of the hash and its digits of a shard, where the index has one."""
     for key, method in (("sha256", "sha256"), ("md5sum", "md5")):
         if key in entry.extra:
             return method, str(entry.extra[key]).lower()

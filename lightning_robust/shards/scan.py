@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,10 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str]) -> SampleTabl
     current = None
     with Path(path).open("rb") as file:
         for member in walk_tar(path):
-            match = _KEY.match(member.name)
-            if match is None:
+            parts = split_name(member.name)
+            if parts is None:
                 continue
-            key, extension = match[1], match[2].lower()
+            key, extension = parts
             if key != current:
                 if current is not None:
                     rows.append(_row(file.fileno(), path, current, sample, fields))
@@ -73,14 +73,34 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str]) -> SampleTabl
     return np.array(rows, dtype=SAMPLE_DTYPE)
 
 
-def _row(descriptor: int, path: str, key: str, sample: dict[str, Member], fields: Fields) -> tuple[int, int, int]:
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and extension (lower case) of a member; None for a member that belongs to no sample."""
+    match = _KEY.match(name)
+    return None if match is None else (match[1], match[2].lower())
+
+
+def image_of(path: str, key: str, sample: Mapping[str, Member], fields: Fields) -> Member:
+    """Find the image among the members of a sample, which are given by extension.
+
+    Raises:
+        ShardError: there is none, or it is empty.
+    """
     image = next((sample[name] for name in fields.image_keys if name in sample), None)
     if image is None:
         raise ShardError(_lacks(path, key, "an image", fields.image_keys, sample))
     if image.size == 0:
         raise ShardError(f"Shard {path!r}: the image {image.name!r} is empty (0 bytes).")
+    return image
+
+
+def label_of(descriptor: int, path: str, key: str, sample: Mapping[str, Member], fields: Fields) -> int:
+    """Read the class number of a sample from the open shard; -1 in a set without labels.
+
+    Raises:
+        ShardError: there is none, or it is not a class number.
+    """
     if fields.label_key is None:
-        return image.offset, image.size, -1
+        return -1
     label = sample.get(fields.label_key)
     if label is None:
         lacks = _lacks(path, key, "a label", (fields.label_key,), sample)
@@ -90,9 +110,14 @@ def _row(descriptor: int, path: str, key: str, sample: dict[str, Member], fields
         raise ShardError(
             f"Shard {path!r}: the label {label.name!r} holds {text!r}, not a class number (decimal digits)."
         )
-    return image.offset, image.size, int(text)
+    return int(text)
 
 
-def _lacks(path: str, key: str, what: str, wanted: Sequence[str], sample: dict[str, Member]) -> str:
+def _row(descriptor: int, path: str, key: str, sample: dict[str, Member], fields: Fields) -> tuple[int, int, int]:
+    image = image_of(path, key, sample, fields)
+    return image.offset, image.size, label_of(descriptor, path, key, sample, fields)
+
+
+def _lacks(path: str, key: str, what: str, wanted: Sequence[str], sample: Mapping[str, Member]) -> str:
     extensions = ", ".join(f".{name}" for name in wanted)
     return f"Shard {path!r}: sample {key!r} lacks {what} ({extensions}); it holds {', '.join(sorted(sample))}."
