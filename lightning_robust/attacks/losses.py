@@ -15,7 +15,29 @@ LossName: TypeAlias = Literal["cross_entropy", "margin"]
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy per sample, for class indices (B,) or class probabilities (B, K)."""
+    """Cross-entropy per sample.
+
+    Args:
+        logits: shape (B, K).
+        target: class indices, shape (B,), or class probabilities, shape (B, K).
+
+    Returns:
+        Losses in nats, shape (B,).
+
+    Raises:
+        InputError: if the targets are neither.
+
+    Example:
+        >>> import torch
+        >>> cross_entropy(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]))
+        tensor([0.6931])
+    """
+    if logits.ndim == 2 and not are_class_indices(logits, target) and not _are_probabilities(logits, target):
+        raise InputError(
+            f"Cross-entropy needs class indices of shape (B,), integers, or class probabilities of shape (B, K), "
+            f"floats, but got {target.dtype} targets of shape {tuple(target.shape)} for logits of shape "
+            f"{tuple(logits.shape)}: convert them, or pass loss_fn(logits, target)."
+        )
     return F.cross_entropy(logits, target, reduction="none")
 
 
@@ -69,3 +91,7 @@ def are_class_indices(logits: Tensor, target: Tensor) -> bool:
     """Whether targets name one class per sample, so that a prediction is right or wrong."""
     integral = not (target.is_floating_point() or target.is_complex())
     return logits.ndim == 2 and target.ndim == 1 and integral
+
+
+def _are_probabilities(logits: Tensor, target: Tensor) -> bool:
+    return target.shape == logits.shape and target.is_floating_point()

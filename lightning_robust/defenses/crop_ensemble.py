@@ -37,8 +37,10 @@ class CropEnsemble(nn.Module):
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        >>> CropEnsemble(model, crops=4, size=8)(torch.rand(2, 3, 16, 16)).exp().sum(1)
-        tensor([1.0000, 1.0000])
+        >>> image = torch.rand(2, 3, 16, 16)
+        >>> logits = CropEnsemble(model, crops=4, size=8)(image)  # logarithms of mean probabilities
+        >>> torch.allclose(logits.exp().sum(1), torch.ones(2))
+        True
     """
 
     def __init__(self, model: nn.Module, *, crops: int = 30, size: int = 90, resize: bool = True) -> None:

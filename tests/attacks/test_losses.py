@@ -39,3 +39,13 @@ def test_cross_entropy_takes_probabilities():
     soft = F.one_hot(target, 3).float()
     torch.testing.assert_close(cross_entropy(logits, soft), cross_entropy(logits, target))
     assert cross_entropy(logits, target).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [torch.rand(4), torch.zeros(4, 2), torch.zeros(4, 3, dtype=torch.long)],
+    ids=["floats, one per sample", "another number of classes", "integers per class"],
+)
+def test_cross_entropy_refuses_other_targets(target):
+    with pytest.raises(InputError, match=r"class indices of shape \(B,\), integers, or class probabilities"):
+        cross_entropy(torch.zeros(4, 3), target)
