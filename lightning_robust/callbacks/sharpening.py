@@ -24,6 +24,9 @@ class PreemptiveSharpening(StepCallback):
     The method (arXiv 2603.25244) changes published inputs and leaves training alone, so it acts in evaluation. Adding
     ``"train"`` to ``stages`` is our ablation, not the paper's.
 
+    Logs the strength, the PSNR of the published images and their texture intensity, as means over all images of an
+    evaluation, and in training over those of one batch in ``log_every_n_steps``.
+
     Args:
         alpha: strength of the Laplacian.
         stages: where it acts.
@@ -94,7 +97,7 @@ class PreemptiveSharpening(StepCallback):
 
     def _report(self, step: Step, before: Tensor, after: Tensor, alpha: float | Tensor) -> None:
         trainer: pl.Trainer = step.module.trainer
-        if step.stage != "predict":  # where Lightning takes no values
+        if _is_logged(trainer, step.stage):
             unit = 255.0 if before.dtype == torch.uint8 else 1.0
             error = ((after.float() - before.float()) / unit).square().flatten(1).mean(1).clamp_min(1e-10)
             values = {
@@ -112,3 +115,11 @@ class PreemptiveSharpening(StepCallback):
         if self.first_of_epoch(trainer, step.stage):
             scale = 255.0 if after.dtype == torch.uint8 else 1.0
             log_picture(trainer, f"sharpening/{step.stage}", side_by_side(before[0] / scale, after[0] / scale))
+
+
+def _is_logged(trainer: pl.Trainer, stage: str) -> bool:
+    """Whether this batch counts in the logged values: in training one in ``log_every_n_steps``, in evaluation all."""
+    if stage != "train":
+        return stage != "predict"  # where Lightning takes no values
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the Trainer's logger connector
+    return int(trainer.fit_loop.batch_idx) % max(every, 1) == 0

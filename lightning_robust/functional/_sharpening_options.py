@@ -30,8 +30,8 @@ def read_strengths(alpha: Alpha, batch: int, *, neighbors: Neighbors, normalize:
     """
     if isinstance(alpha, Tensor):
         alpha = alpha.detach().tolist() if alpha.ndim < 2 else [math.nan] * alpha.numel()
-    values = [float(alpha)] * batch if isinstance(alpha, float | numbers.Real) else [float(value) for value in alpha]
-    if len(values) != batch:
+    values = [float(alpha)] if isinstance(alpha, float | numbers.Real) else [float(value) for value in alpha]
+    if not isinstance(alpha, float | numbers.Real) and len(values) != batch:
         raise InputError(
             f"alpha holds {len(values)} values for a batch of {batch} images: give one number, or one per image."
         )

@@ -140,3 +140,13 @@ def test_nonsense_is_refused_at_once(wrong):
 def test_unknown_stage():
     with pytest.raises(InputError, match="stages"):
         PreemptiveSharpening(stages=["val"])
+
+
+def test_in_training_one_batch_in_log_every_n_steps_is_measured(tmp_path):
+    image = Images(12).image
+    run = trainer(tmp_path, PreemptiveSharpening(0.3, stages=["train"]), log_every_n_steps=2)
+    run.fit(UserModule(), loader(4, 12))
+    error = (laplacian_sharpen(image, 0.3) - image).square().flatten(1).mean(1)
+    psnr = -10 * error.log10()
+    measured = torch.cat([psnr[:4], psnr[8:]]).mean()  # the first and the third batch
+    assert run.callback_metrics["sharpening/psnr/train"] == pytest.approx(measured.item(), rel=1e-5)
