@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lightning_robust.errors import RobustError
@@ -37,16 +38,28 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lightning_robust.cli import shards_pack
+    from lightning_robust.cli import shards_pack, shards_verify
 
     parser = argparse.ArgumentParser(
         prog="lightning-robust shards", description="Pack images to WebDataset shards, index shards, look at them."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{pack,index,info}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{pack,index,info,verify}")
     shards_pack.add(commands)
     _add_index(commands)
     _add_info(commands)
+    shards_verify.add(commands)
     return parser
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Type of an option that takes whole numbers from ``least`` on."""
+
+    def number(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return number
 
 
 def add_command(
@@ -136,8 +149,8 @@ def print_totals(index: ShardIndex) -> None:
     print(f"fingerprint {index.fingerprint[:16]}")
 
 
-def print_histogram(targets: list[int], classes: tuple[str, ...] | None) -> None:
-    """Print how many samples each class has."""
+def print_histogram(targets: Iterable[int] | Mapping[int, int], classes: tuple[str, ...] | None) -> None:
+    """Print how many samples each class has, given the class of each or the count of each class."""
     from collections import Counter
 
     counts = Counter(targets)

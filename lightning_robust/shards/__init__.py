@@ -15,19 +15,38 @@ if TYPE_CHECKING:
     from lightning_robust.shards.packing import pack
     from lightning_robust.shards.reader import SampleReader
     from lightning_robust.shards.remote import FetchError, RemoteOptions
+    from lightning_robust.shards.verify import Duplicate, VerifyReport, verify_shards
+    from lightning_robust.shards.verify_records import Fault
     from lightning_robust.shards.writing import Sample
 
-__all__ = ["FetchError", "RemoteOptions", "Sample", "SampleReader", "ShardIndex", "decode_image", "open_index", "pack"]
+__all__ = [
+    "Duplicate",
+    "Fault",
+    "FetchError",
+    "RemoteOptions",
+    "Sample",
+    "SampleReader",
+    "ShardIndex",
+    "VerifyReport",
+    "decode_image",
+    "open_index",
+    "pack",
+    "verify_shards",
+]
 
 _HOMES = {
+    "Duplicate": "verify",
+    "Fault": "verify_records",
     "FetchError": "remote",
     "RemoteOptions": "remote",
     "Sample": "writing",
     "SampleReader": "reader",
     "ShardIndex": "index",
+    "VerifyReport": "verify",
     "decode_image": "decode",
     "open_index": "opening",
     "pack": "packing",
+    "verify_shards": "verify",
 }
 
 
