@@ -7,26 +7,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_robust.cli.shards import add_command, print_histogram, print_totals
+from lightning_robust.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_robust.shards.sources import SampleSource
+
+_LISTS = ("csv", "jsonl", "parquet")
+_FORMATS = ("folder", *_LISTS, "cifar", "svhn", "tinyimagenet")
+_BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".mat": "svhn"}
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     example = "photos/train shards/train --shuffle-seed 0"
     parser = add_command(commands, "pack", "Write images to shards and index them.", example)
-    parser.add_argument("source", help="image folder with a subfolder per class, CSV list, or CIFAR binary archive")
+    parser.add_argument("source", help="image folder with a subfolder per class, list of images, or a data set")
     parser.add_argument("folder", help="where the shards go")
-    parser.add_argument("--format", choices=("auto", "folder", "csv", "cifar"), default="auto", help="of the source")
+    parser.add_argument("--format", choices=("auto", *_FORMATS), default="auto", help="of the source (default: auto)")
     parser.add_argument("--name", default="shard", help="begins the file names (default: shard)")
     parser.add_argument("--samples-per-shard", type=int, default=1000, metavar="N", help="default: 1000")
     parser.add_argument("--max-bytes", type=int, metavar="N", help="most bytes in a shard (default: no limit)")
     parser.add_argument("--shuffle-seed", type=int, metavar="SEED", help="shuffle the samples, reproducibly")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers")
-    parser.add_argument("--image-column", default="path", help="of a CSV list (default: path)")
-    parser.add_argument("--label-column", default="label", help="of a CSV list (default: label)")
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="of CIFAR (default: train)")
+    parser.add_argument("--image-column", default="path", help="of a list (default: path)")
+    parser.add_argument("--label-column", default="label", help="of a list (default: label)")
+    split = "of CIFAR, SVHN or TinyImageNet (whose labeled test images are its val; default: train)"
+    parser.add_argument("--split", choices=("train", "test"), default="train", help=split)
     parser.add_argument("--labels", choices=("fine", "coarse"), default="fine", help="of CIFAR-100 (default: fine)")
     parser.add_argument("--overwrite", action="store_true", help="replace shards of this name")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
@@ -63,21 +69,33 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _source(options: argparse.Namespace) -> SampleSource:
-    from lightning_robust.shards.sources import cifar_binary, csv_list, image_folder
+    from lightning_robust.shards import sources
 
     source = Path(options.source)
-    classes = Path(options.classes).read_text(encoding="utf-8").splitlines() if options.classes else None
     kind = options.format if options.format != "auto" else _guess(source)
-    if kind == "csv":
-        return csv_list(source, image_column=options.image_column, label_column=options.label_column, classes=classes)
+    if options.classes and kind not in ("folder", *_LISTS):
+        raise InputError(f"--classes belongs to folders and lists; a source of format {kind} has its own classes.")
+    classes = Path(options.classes).read_text(encoding="utf-8").splitlines() if options.classes else None
+    if kind in _LISTS:
+        read = {"csv": sources.csv_list, "jsonl": sources.jsonl_list, "parquet": sources.parquet_list}[kind]
+        return read(source, image_column=options.image_column, label_column=options.label_column, classes=classes)
     if kind == "cifar":
-        return cifar_binary(source, options.split, labels=options.labels)
-    return image_folder(source, classes=classes)
+        return sources.cifar_binary(source, options.split, labels=options.labels)
+    if kind == "svhn":
+        return sources.svhn_mat(source, options.split)
+    if kind == "tinyimagenet":
+        return sources.tiny_image_net(source, options.split)
+    return sources.image_folder(source, classes=classes)
 
 
 def _guess(source: Path) -> str:
-    if source.suffix.lower() == ".csv":
-        return "csv"
+    kind = _BY_SUFFIX.get(source.suffix.lower())
+    if kind is not None and not source.is_dir():
+        return kind
+    if any(source.glob("*_32x32.mat")):
+        return "svhn"
+    if (source / "wnids.txt").is_file():
+        return "tinyimagenet"
     if source.name.endswith((".tar.gz", ".tgz", ".tar")) or any(source.glob("**/*_batch*.bin")):
         return "cifar"
     return "cifar" if any((source / sub / "train.bin").is_file() for sub in ("", "cifar-100-binary")) else "folder"
