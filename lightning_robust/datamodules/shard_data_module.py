@@ -111,12 +111,8 @@ class ShardDataModule(OwnTrainerDataModule):
                 f"unindexed={unindexed!r} and epoch_batches={epoch_batches}: a training set without an index needs "
                 "epoch_batches, the length of its epochs on each rank; one with an index has its own length."
             )
-        self.shards: dict[SetName, str | list[str] | None] = {
-            "train": train,
-            "val": val,
-            "test": test,
-            "predict": predict,
-        }
+        self.shards: dict[SetName, str | list[str] | None]
+        self.shards = {"train": train, "val": val, "test": test, "predict": predict}
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
