@@ -6,6 +6,7 @@ numpy, OpenCV and webdataset are imported by the commands that need them, so tha
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> int:
         The exit status: 0, or 1 with one sentence on stderr. A wrong option exits with 2, as argparse does.
     """
     options = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of classes may not be of the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options.run(options)
     except (RobustError, OSError) as error:
@@ -38,15 +41,16 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lightning_robust.cli import shards_pack, shards_verify
+    from lightning_robust.cli import shards_head, shards_pack, shards_verify
 
     parser = argparse.ArgumentParser(
         prog="lightning-robust shards", description="Pack images to WebDataset shards, index shards, look at them."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{pack,index,info,verify}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{pack,index,info,head,verify}")
     shards_pack.add(commands)
     _add_index(commands)
     _add_info(commands)
+    shards_head.add(commands)
     shards_verify.add(commands)
     return parser
 
