@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lightning_robust.shards.packing import pack
     from lightning_robust.shards.reader import SampleReader
     from lightning_robust.shards.remote import FetchError, RemoteOptions
+    from lightning_robust.shards.robustify_image import Sharpening
+    from lightning_robust.shards.robustify_set import finish_robustify, robustify
     from lightning_robust.shards.verify import Duplicate, VerifyReport, verify_shards
     from lightning_robust.shards.verify_records import Fault
     from lightning_robust.shards.writing import Sample
@@ -27,10 +29,13 @@ __all__ = [
     "Sample",
     "SampleReader",
     "ShardIndex",
+    "Sharpening",
     "VerifyReport",
     "decode_image",
+    "finish_robustify",
     "open_index",
     "pack",
+    "robustify",
     "verify_shards",
 ]
 
@@ -42,10 +47,13 @@ _HOMES = {
     "Sample": "writing",
     "SampleReader": "reader",
     "ShardIndex": "index",
+    "Sharpening": "robustify_image",
     "VerifyReport": "verify",
     "decode_image": "decode",
+    "finish_robustify": "robustify_set",
     "open_index": "opening",
     "pack": "packing",
+    "robustify": "robustify_set",
     "verify_shards": "verify",
 }
 

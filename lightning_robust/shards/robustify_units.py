@@ -1,0 +1,219 @@
+"""The pieces in which a set is sharpened: one shard, or the images of one folder; each is done or not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from lightning_robust.errors import InputError
+from lightning_robust.shards.cache import RemoteShard, ShardCache
+from lightning_robust.shards.robustify_image import EXTENSIONS, MEASURES, Sharpening, sharpen_encoded
+from lightning_robust.shards.robustify_job import Outcome, Written, write_synced
+from lightning_robust.shards.robustify_tar import copy_tar
+from lightning_robust.shards.scan import Fields, scan_shard
+from lightning_robust.shards.tar import Member, walk_tar
+
+
+class Unit(Protocol):
+    """A piece of a set."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the job."""
+
+    @property
+    def samples(self) -> int:
+        """How many images it holds."""
+
+    def images(self) -> Iterator[tuple[str, bytes]]:
+        """Key and bytes of each image."""
+
+    def sharpen(self, options: Sharpening, home: Path, advance: Callable[[], object]) -> Outcome:
+        """Write the sharpened piece below ``home``; ``advance`` is called after each image."""
+
+
+@dataclass(frozen=True)
+class ShardUnit:
+    """A shard.
+
+    Attributes:
+        name: its file name, which it keeps.
+        path: of the shard; of one at a URL, how messages call it.
+        samples: how many it holds.
+        fields: which member is the image.
+        remote: where a shard at a URL comes from.
+    """
+
+    name: str
+    path: str
+    samples: int
+    fields: Fields
+    remote: tuple[ShardCache, RemoteShard] | None = None
+
+    def images(self) -> Iterator[tuple[str, bytes]]:
+        """Key and bytes of each image."""
+        path = self._local()
+        wanted = set(scan_shard(path, self.fields, seen={})["offset"].tolist())
+        with Path(path).open("rb") as file:
+            for member in walk_tar(path):
+                if member.offset in wanted:
+                    yield _split_name(member.name)[0], os.pread(file.fileno(), member.size, member.offset)
+
+    def sharpen(self, options: Sharpening, home: Path, advance: Callable[[], object]) -> Outcome:
+        """Write the shard anew, under its own name.
+
+        Raises:
+            ShardError: the shard is not sound, or an image cannot be decoded.
+            InputError: the new name of an image is that of another member.
+        """
+        source = self._local()
+        sizes: dict[str, str] = {}
+        wanted = set(scan_shard(source, self.fields, seen=sizes)["offset"].tolist())
+        if options.encode != "same":
+            self._check_names(source, wanted, options)
+        keys: list[str] = []
+        rows: list[tuple[float, ...]] = []
+
+        def sharpened(file: BinaryIO, member: Member) -> tuple[str, bytes] | None:
+            if member.offset not in wanted:
+                return None
+            key, extension = _split_name(member.name)
+            where = f"sample {key!r} of shard {self.path!r}"
+            data = os.pread(file.fileno(), member.size, member.offset)
+            measured = len(keys) % options.measure_every == 0
+            result, row = sharpen_encoded(data, options, where=where, measure_written=measured)
+            keys.append(key)
+            rows.append(row)
+            advance()
+            return f"{key}.{options.extension(extension)}", result
+
+        aside = home / f".{self.name}.{socket.gethostname()}.{os.getpid()}.part"
+        digest = hashlib.sha256()
+        try:
+            with aside.open("wb") as target:
+
+                def write(block: bytes) -> None:
+                    digest.update(block)
+                    target.write(block)
+
+                copy_tar(source, write, sharpened)
+                target.flush()
+                os.fsync(target.fileno())
+            table = scan_shard(str(aside), written_fields(self.fields, options), seen={})
+            written = Written(self.name, aside.stat().st_size, digest.hexdigest())
+            aside.replace(home / self.name)
+        finally:
+            aside.unlink(missing_ok=True)
+        return Outcome([written], keys, np.array(rows, MEASURES), table)
+
+    def _check_names(self, path: str, wanted: set[int], options: Sharpening) -> None:
+        """Refuse samples with a second image where the first gets another extension: a reader could take that one."""
+        renamed: dict[str, str] = {}
+        others: dict[str, str] = {}
+        for member in walk_tar(path):
+            key, extension = _split_name(member.name)
+            if member.offset in wanted and options.extension(extension) != extension:
+                renamed[key] = options.extension(extension)
+            elif member.offset not in wanted and extension.lower() in (*self.fields.image_keys, *EXTENSIONS):
+                others[key] = extension
+        for key in renamed.keys() & others.keys():
+            raise InputError(
+                f"Sample {key!r} of shard {self.path!r} holds '.{others[key]}' besides its image, which would become "
+                f"'.{renamed[key]}': readers could take one for the other. Keep the format (--encode same)."
+            )
+
+    def _local(self) -> str:
+        return self.path if self.remote is None else str(self.remote[0].fetch(self.remote[1]))
+
+
+@dataclass(frozen=True)
+class FolderUnit:
+    """The files that lie directly in one folder.
+
+    Attributes:
+        name: the folder, relative to the source.
+        source: of the whole set.
+        files: names in the folder, sorted.
+    """
+
+    name: str
+    source: str
+    files: tuple[str, ...]
+
+    @property
+    def samples(self) -> int:
+        """How many of the files are images."""
+        return sum(map(is_image, self.files))
+
+    def images(self) -> Iterator[tuple[str, bytes]]:
+        """Path below the source and bytes of each image."""
+        for file in self.files:
+            if is_image(file):
+                path = (Path(self.name) / file).as_posix()
+                yield path, (Path(self.source) / path).read_bytes()
+
+    def sharpen(self, options: Sharpening, home: Path, advance: Callable[[], object]) -> Outcome:
+        """Write the images anew and copy other files.
+
+        Raises:
+            ShardError: an image cannot be decoded.
+            InputError: two files would get one name.
+        """
+        names = {file: _renamed(file, options) for file in self.files}
+        if len(set(names.values())) < len(names):
+            twice = next(new for old, new in names.items() if new != old and list(names.values()).count(new) > 1)
+            raise InputError(
+                f"Two files of {str(Path(self.source) / self.name)!r} would be named {twice!r}. Keep the format "
+                "(--encode same)."
+            )
+        folder = home / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        keys: list[str] = []
+        rows: list[tuple[float, ...]] = []
+        written: list[Written] = []
+        for file, new in names.items():
+            path = (Path(self.name) / file).as_posix()
+            data = (Path(self.source) / path).read_bytes()
+            if is_image(file):
+                measured = len(keys) % options.measure_every == 0
+                where = repr(str(Path(self.source) / path))
+                data, row = sharpen_encoded(data, options, where=where, measure_written=measured)
+                keys.append(path)
+                rows.append(row)
+                advance()
+            write_synced(folder / new, data)
+            relative = (Path(self.name) / new).as_posix()
+            written.append(Written(relative, len(data), hashlib.sha256(data).hexdigest()))
+        return Outcome(written, keys, np.array(rows, MEASURES))
+
+
+def written_fields(fields: Fields, options: Sharpening) -> Fields:
+    """Extensions of image and label in the result."""
+    renamed = tuple(dict.fromkeys(options.extension(key) for key in fields.image_keys))
+    return fields if set(renamed) <= set(fields.image_keys) else replace(fields, image_keys=renamed)
+
+
+def is_image(file: str) -> bool:
+    """Tell an image by its name."""
+    return Path(file).suffix.lower().lstrip(".") in EXTENSIONS
+
+
+def _renamed(file: str, options: Sharpening) -> str:
+    if not is_image(file):
+        return file
+    path = Path(file)
+    return f"{path.stem}.{options.extension(path.suffix[1:])}"
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Key and extension of a member: the file name is cut at its first dot."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return f"{folder}{slash}{stem}", extension
