@@ -41,17 +41,18 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lightning_robust.cli import shards_head, shards_pack, shards_verify
+    from lightning_robust.cli import shards_head, shards_pack, shards_robustify, shards_verify
 
     parser = argparse.ArgumentParser(
         prog="lightning-robust shards", description="Pack images to WebDataset shards, index shards, look at them."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{pack,index,info,head,verify}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{pack,index,info,head,verify,robustify}")
     shards_pack.add(commands)
     _add_index(commands)
     _add_info(commands)
     shards_head.add(commands)
     shards_verify.add(commands)
+    shards_robustify.add(commands)
     return parser
 
 
