@@ -30,8 +30,8 @@ def _verify(options: argparse.Namespace) -> None:
     from lightning_robust.shards.remote import RemoteOptions
     from lightning_robust.shards.verify import verify_shards
 
-    if options.json is not None and not Path(options.json).absolute().parent.is_dir():
-        raise InputError(f"--json {options.json!r}: its folder does not exist. Make it first.")
+    if options.json is not None and (Path(options.json).is_dir() or not Path(options.json).absolute().parent.is_dir()):
+        raise InputError(f"--json {options.json!r} is no name for a file: give one in a folder that exists.")
     report = verify_shards(
         options.shards,
         image_keys=options.image_keys.split(","),

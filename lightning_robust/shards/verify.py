@@ -109,7 +109,7 @@ def verify_shards(
     duplicates, examples = _duplicates(plan, findings)
     return VerifyReport(
         samples=sum(len(found.key_digests) for found in findings),
-        shards=len(plan.tasks) + plan.missing,
+        shards=len(plan.tasks) + len(plan.missing),
         faults=(*plan.faults, *(fault for found in findings for fault in found.faults), *shared),
         duplicates=duplicates,
         examples=examples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from lightning_robust.errors import ShardError
 from lightning_robust.shards.cache import ShardCache
 from lightning_robust.shards.indexfile import FolderIndex, empty_index, read_folder_index
-from lightning_robust.shards.paths import Shards, expand_shards, glob_patterns
+from lightning_robust.shards.paths import Shards, expand_shards, glob_patterns, natural_key
 from lightning_robust.shards.places import LocalFolder, Place, RemoteFolder, listed_checksum
 from lightning_robust.shards.remote import FetchError, RemoteOptions
 from lightning_robust.shards.scan import Fields
@@ -35,9 +36,15 @@ class VerifyPlan:
     tasks: list[ShardTask] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     classes: tuple[str, ...] | None = None
-    missing: int = 0
+    missing: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def miss(self, name: str, why: str) -> None:
+        """Note a missing shard, once."""
+        if name not in self.missing:
+            self.missing.add(name)
+            self.faults.append(Fault(name, None, f"is missing: {why}"))
 
 
 def plan_verification(shards: Shards, fields: Fields, remote: RemoteOptions) -> VerifyPlan:
@@ -65,25 +72,37 @@ def plan_verification(shards: Shards, fields: Fields, remote: RemoteOptions) -> 
 
 
 def _expand(shards: Shards, remote: RemoteOptions, plan: VerifyPlan) -> list[str]:
-    import braceexpand
-
     entries = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
     found: list[str] = []
     lost: ShardError | None = None
     for entry in map(os.fspath, entries):
-        whole = is_url(entry) or "{" not in entry or Path(entry).exists()
-        for name in [entry] if whole else braceexpand.braceexpand(entry):
-            try:
-                found += expand_shards(name, remote)
-            except FetchError:
-                raise
-            except ShardError as error:
-                lost = error
-                plan.missing += 1
-                plan.faults.append(Fault(_named(name), None, "is missing: no such shard was found."))
+        try:
+            found += expand_shards(entry, remote)
+            continue
+        except FetchError:
+            raise
+        except ShardError as error:
+            lost = error
+        # one that is missing is no reason to leave the others unread
+        for name in [entry] if is_url(entry) else _named_by(entry):
+            if is_url(name) or not Path(name).is_file():
+                plan.miss(_named(name), "no such file was found.")
+            else:
+                found.append(name)
     if lost is not None and not found:
         raise lost
     return expand_shards(found, remote)
+
+
+def _named_by(entry: str) -> list[str]:
+    """Files that a local name, brace pattern, glob or folder stands for, there or not."""
+    import braceexpand
+
+    names: list[str] = []
+    for name in braceexpand.braceexpand(entry) if "{" in entry else [entry]:
+        matches = [path for pattern in glob_patterns(name) for path in glob.glob(pattern, recursive=True)]  # noqa: PTH207
+        names += sorted(matches, key=natural_key) or [str(Path(name).expanduser().absolute())]
+    return names
 
 
 def _add_folder(
@@ -98,9 +117,7 @@ def _add_folder(
         plan.faults.append(Fault(_named(folder), None, str(error)))
     known = empty_index(folder) if place is None else _read_index(place.home, folder, fields, plan)
     for name in [] if place is None else place.lost(known, list(members), patterns):
-        plan.missing += 1
-        count = known.shards[name].count
-        plan.faults.append(Fault(place.named(name), None, f"is missing: the index lists it with {count} samples."))
+        plan.miss(place.named(name), f"the index lists it with {known.shards[name].count} samples.")
     for name, path in members.items():
         remote = is_url(path)
         plan.folders.append(folder)

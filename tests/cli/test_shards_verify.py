@@ -95,8 +95,10 @@ def test_a_wrong_option_is_status_2(folder, wrong, capsys):
 def test_what_cannot_work_ends_before_the_work(folder, tmp_path, capsys):
     assert _verify(folder, "--json", tmp_path / "none" / "report.json") == 1
     captured = capsys.readouterr()
-    assert "its folder does not exist" in captured.err
+    assert "a folder that exists" in captured.err
     assert "Verifying" not in captured.err
+    assert _verify(folder, "--json", tmp_path) == 1
+    assert "a folder that exists" in capsys.readouterr().err
     assert _verify(tmp_path / "none.tar") == 1
     assert "is missing" in capsys.readouterr().err
 

@@ -222,6 +222,17 @@ def test_missing_shards(folder):
     assert (report.shards, report.samples) == (4, 12)
 
 
+@pytest.mark.parametrize("pattern", ["", "/*.tar", "/shard-{000000,00000[1-9]}.tar"])
+def test_what_lies_there_and_is_no_file_keeps_no_other_shard_from_being_read(folder, pattern):
+    (folder / "shard-000001.tar").unlink()
+    (folder / "shard-000001.tar").symlink_to("nowhere")
+    (folder / "shard-000003.tar").mkdir()
+    report = verify_shards(f"{folder}{pattern}")
+    assert (report.samples, report.shards) == (12, 4)
+    assert [shard for shard, *_ in _faults(report)] == ["shard-000001.tar", "shard-000003.tar"]
+    assert all(fault.what.startswith("is missing") for fault in report.faults)
+
+
 def test_a_byte_that_changed_in_the_padding_is_found_by_the_checksum_alone(folder):
     path = folder / "shard-000002.tar"
     data = bytearray(path.read_bytes())
