@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lightning_robust.cli.shards import main
+from lightning_robust.cli.shards_robustify import share_of
+from lightning_robust.errors import InputError
+from lightning_robust.shards import Sample, open_index, pack
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def source(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 12, 12, 3), dtype=np.uint8)
+    pack(
+        [Sample(f"{number:03d}", image, number % 3) for number, image in enumerate(images)],
+        tmp_path / "set",
+        samples_per_shard=8,
+    )
+    return str(tmp_path / "set")
+
+
+def test_options_reach_the_manifest(source, tmp_path, capsys):
+    options = ["--psnr", "30", "--neighbors", "8", "--encode", "jpeg", "--quality", "80", "--subsampling", "420"]
+    more = ["--metadata", "strip", "--measure-every", "2", "--lossless", "--ssim"]
+    assert main(["robustify", source, str(tmp_path / "out"), *options, *more]) == 0
+    out = capsys.readouterr().out
+    assert "20 images are sharpened" in out
+    assert "  psnr         mean 30" in out
+    assert "worst" in out
+    assert "; 10 images" in out  # four of each shard of eight, two of the last
+    assert json.loads((tmp_path / "out" / "robustify.json").read_bytes())["parameters"] == {
+        "alpha": 0.15,
+        "psnr": 30.0,
+        "neighbors": 8,
+        "encode": "jpeg",
+        "quality": 80,
+        "subsampling": "420",
+        "lossless": True,
+        "metadata": "strip",
+        "ssim": True,
+        "measure_every": 2,
+    }
+    assert len(open_index(tmp_path / "out")) == 20
+
+
+def test_a_dry_run_measures_and_writes_nothing(source, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["robustify", source, str(tmp_path / "out"), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "Would sharpen 20 images in 3 shards" in out
+    assert "The first 16:" in out
+    assert "  linf         mean" in out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_errors_are_one_sentence(source, tmp_path, capsys):
+    for options, said in (
+        (["--alpha", "-1"], "alpha=-1.0"),
+        (["--share", "9/8"], "--share '9/8'"),
+        (["--finish"], "no unfinished job"),
+    ):
+        assert main(["robustify", source, str(tmp_path / "out"), *options]) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_shares_of_a_launcher_and_the_end(source, tmp_path, capsys, monkeypatch):
+    command = ["robustify", source, str(tmp_path / "out")]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert main(command) == 0
+        assert f"Share {int(rank) + 1} of 2 is done" in capsys.readouterr().out
+    assert main([*command, "--finish"]) == 0
+    assert len(open_index(tmp_path / "out")) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        ("3/8", {"RANK": "0", "WORLD_SIZE": "2"}, (3, 8)),
+        (None, {"RANK": "0", "WORLD_SIZE": "2", "SLURM_PROCID": "5", "SLURM_NTASKS": "9"}, (1, 2)),
+        (None, {"SLURM_PROCID": "5", "SLURM_NTASKS": "9"}, (6, 9)),
+        (None, {"RANK": "1"}, (1, 1)),
+        (None, {}, (1, 1)),
+    ],
+)
+def test_share(text, environment, expected):
+    assert share_of(text, environment) == expected
+
+
+@pytest.mark.parametrize("text", ["0/8", "9/8", "3", "a/b", "-1/2"])
+def test_no_share(text):
+    with pytest.raises(InputError, match="expected K/N"):
+        share_of(text, {})
