@@ -31,11 +31,16 @@ def _signed(value: int) -> int:
 
 
 def _hash(state: Integers) -> Integers:
-    """SplitMix64 finalizer on int64 with wrap-around; right shifts are made logical by a mask."""
+    """SplitMix64 finalizer on int64 with wrap-around; right shifts are made logical by a mask.
+
+    Works in place on arrays, so it is given new ones only.
+    """
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, None), strict=True):
-        state = state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))
+        high = state >> shift
+        high &= (1 << (64 - shift)) - 1
+        state ^= high
         if multiplier is not None:
-            state = state * _signed(multiplier)
+            state *= _signed(multiplier)
     return state
 
 
@@ -62,7 +67,9 @@ def derive(seed: Integers, *path: int | str | Integers) -> Integers:
         state = _hash(seed + _signed(_GOLDEN))
         for part in path:
             step = _signed(_counter(part) * _GOLDEN) if isinstance(part, int | str) else _hash(part + _signed(_GOLDEN))
-            state = _hash((state ^ step) + _signed(_GOLDEN))
+            state = state ^ step
+            state += _signed(_GOLDEN)
+            state = _hash(state)
     return state
 
 
