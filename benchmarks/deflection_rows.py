@@ -126,6 +126,8 @@ TABLE_9 = {
 # Ours: changes about as large as one and two 8-bit levels, where these nets already fail
 SMALL = ("FGSM 0.008", "FGSM 0.016", "DFool 0.005", "DFool 0.01")
 SMALL_COLUMNS = ("identity", MAIN, "pd+dwt", "pd", "wd", "jpeg", "median 2", "noise")
+# the linear search of Figure 5: the mean accuracy over these picks each parameter, the others at their defaults
+SEARCHED = ("clean", "FGSM 0.008", "DFool 0.005")
 SEARCH = {
     "sigma": tuple(f"sigma {value}" for value in (0.01, 0.02, 0.04, 0.06, 0.08)),
     "deflections": ("deflections 10", "deflections 50", "deflections 100", "deflections 200", "deflections 500"),
@@ -179,6 +181,10 @@ def defense_named(name: str, net: nn.Module, bank: Callable[[], D.PatchBank]) ->
         return D.Sequence([deflection(net), threshold(value)])
     if kind == "sigma":
         return D.Sequence([deflection(net), D.WaveletDenoising(sigma=float(value))])
+    if kind == "chosen":
+        sigma, deflections, window = value.split("-")
+        found = deflection(net, deflections=int(deflections), window=int(window))
+        return D.Sequence([found, D.WaveletDenoising(sigma=float(sigma))])
     if kind in ("deflections", "window"):
         return D.Sequence([deflection(net, **{kind: int(value)}), D.WaveletDenoising()])
     if kind == "gaussian":

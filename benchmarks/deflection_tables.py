@@ -18,10 +18,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from deflection_page import write_page
+from deflection_pieces import Pieces, chosen_defense
 from deflection_rows import (
     ATTACKS,
     MAIN,
     SEARCH,
+    SEARCHED,
     SMALL,
     SMALL_COLUMNS,
     TABLE_4,
@@ -42,7 +44,7 @@ SLOW_DEFENSES = ("quilt", "tvm+quilt", "blur")
 OWN = ("pd", "pd+rcam", "pd+rcam+dct", MAIN)
 
 
-def phases(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Piece]]]:
+def phases(arguments: argparse.Namespace, place: Place) -> Iterator[tuple[str, list[Piece]]]:
     """Yield the work in an order in which a piece finds what it needs, the most telling first."""
     net, count, slow = arguments.net, arguments.count, arguments.slow_count
     usual = [f"{name} {BUDGETS[name][0]}" for name in ATTACKS]
@@ -56,7 +58,7 @@ def phases(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Piece]]]:
         for attack, defense in itertools.product(attacks, dict.fromkeys(defenses)):
             number = arguments.tune_count if split == "tune" else images(attack) if attack != "clean" else count
             slow_to_judge = attack.split(" ")[0] in SLOW or defense in SLOW_DEFENSES
-            draws = 5 if slow_to_judge else arguments.draws
+            draws = 5 if slow_to_judge or split == "tune" else arguments.draws
             found += pieces_of("judge", of, split, number, attack=attack, defense=defense, draws=draws)
         return found
 
@@ -99,9 +101,12 @@ def phases(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Piece]]]:
         yield f"attacks, {other}", attacked(usual, other)
         yield f"Table 3, {other}", judged(["clean", *usual], ["identity", MAIN], other)
         yield f"adaptive, {other}", adapted([MAIN], other)
-    searched = ["FGSM 0.05", "DFool 0.02"]
-    yield "attacks, search", attacked(searched, split="tune")
-    yield "search", judged(["clean", *searched], [n for names in SEARCH.values() for n in names], split="tune")
+    yield "attacks, search", attacked(SEARCHED[1:], split="tune")
+    yield "search", judged(SEARCHED, [n for names in SEARCH.values() for n in names], split="tune")
+    chosen = chosen_defense(Pieces(place, net, "tune"))
+    if chosen is not None:
+        yield "chosen", judged(["clean", *SMALL], [MAIN, chosen])
+        yield "adaptive, chosen", adapted([chosen])
 
 
 def work(phase: str, pieces: list[Piece], place: Place, pool: ProcessPoolExecutor) -> None:
@@ -126,7 +131,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=30, help="images under fast attacks")
     parser.add_argument("--slow-count", type=int, default=20, help="images under JSMA, L-BFGS, C&W")
     parser.add_argument("--adaptive-count", type=int, default=20, help="images under adaptive attacks")
-    parser.add_argument("--tune-count", type=int, default=30, help="other images, for the linear search")
+    parser.add_argument("--tune-count", type=int, default=80, help="other images, for the linear search; 5 draws")
     parser.add_argument("--draws", type=int, default=20, help="fresh draws of a random defense; 5 under slow attacks")
     parser.add_argument("--parallel", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--phases", nargs="*", help="only these, by the start of their names")
@@ -137,7 +142,7 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(arguments.parallel, mp_context=context) as pool:
-            for name, pieces in phases(arguments):
+            for name, pieces in phases(arguments, place):
                 if not arguments.phases or name.startswith(tuple(arguments.phases)):
                     work(name, pieces, place, pool)
     if arguments.report:
