@@ -16,7 +16,7 @@ from lightning_robust.shards.contact_sheet import contact_sheet
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    samples = [Sample(f"{n:02d}", np.full((8, 8 + n, 3), 10 * n, np.uint8), n % 2) for n in range(20)]
+    samples = [Sample(f"{n:02d}", np.full((8, 8 + n, 3), (10 * n, 0, 90), np.uint8), n % 2) for n in range(20)]
     return pack(samples, tmp_path_factory.mktemp("cli-head") / "set", samples_per_shard=6, classes=["näin 名前", "b"])
 
 

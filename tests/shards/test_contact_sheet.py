@@ -91,6 +91,19 @@ def test_texts_that_are_long_or_strange_stay_in_their_cell(tmp_path, write_tar):
     assert sample_key(index, 2) == "???"
 
 
+def test_the_telling_ends_of_long_texts_are_shown(tmp_path):
+    black = np.zeros((4, 4, 3), np.uint8)
+    samples = [Sample("x" * 80 + tail, black, number) for number, tail in enumerate(["1", "2"])]
+    index = pack(samples, tmp_path / "set", classes=["same " * 20 + "end", "same " * 20 + "other end"])
+    sheet = contact_sheet(index, [0, 1], cell=64)
+    first, second = (caption for _, caption in _cells(sheet, 2, 64, 2))
+    half = CAPTION // 2
+    assert (first[:half, :-12] == second[:half, :-12]).mean() > 0.95
+    assert (first[:half, -12:] != second[:half, -12:]).any()
+    assert (first[half:, :12] != second[half:, :12]).any()
+    np.testing.assert_array_equal(first[half:, 20:], second[half:, 20:])
+
+
 def test_a_set_without_labels(tmp_path, write_tar):
     png = bytes(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1])
     index = open_index(write_tar(tmp_path / "a.tar", [("a.png", png)]), label_key=None)

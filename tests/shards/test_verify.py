@@ -128,6 +128,14 @@ def test_a_fault_of_a_sample_is_the_only_one_and_is_named(folder, write_tar, nam
     assert not report.ok
 
 
+def test_samples_without_an_image_are_no_duplicates(folder, write_tar):
+    for name in ("07.jpg", "08.jpg", "09.jpg"):
+        _change(folder / "shard-000001.tar", write_tar, lambda members, name=name: members.pop(name))
+    report = verify_shards(folder)
+    assert report.duplicates == 0
+    assert report.samples == 18
+
+
 def test_labels_outside_the_classes(folder, write_tar):
     path = folder / "shard-000000.tar"
     _change(path, write_tar, _replace("02.cls", b"3"))
