@@ -41,17 +41,28 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lightning_robust.cli import shards_head, shards_pack, shards_robustify, shards_verify
+    from lightning_robust.cli import (
+        shards_head,
+        shards_merge,
+        shards_pack,
+        shards_robustify,
+        shards_split,
+        shards_verify,
+    )
 
     parser = argparse.ArgumentParser(
         prog="lightning-robust shards", description="Pack images to WebDataset shards, index shards, look at them."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{pack,index,info,head,verify,robustify}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{pack,index,info,head,verify,split,merge,robustify}"
+    )
     shards_pack.add(commands)
     _add_index(commands)
     _add_info(commands)
     shards_head.add(commands)
     shards_verify.add(commands)
+    shards_split.add(commands)
+    shards_merge.add(commands)
     shards_robustify.add(commands)
     return parser
 

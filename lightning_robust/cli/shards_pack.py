@@ -40,13 +40,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    from lightning_robust.shards.packing import check_destination, check_limits, pack
+    from lightning_robust.shards.packing import pack
+    from lightning_robust.shards.placing import NewShards, check_destination, check_limits
 
     folder = Path(options.folder)
-    check_limits(name=options.name, samples_per_shard=options.samples_per_shard, max_bytes=options.max_bytes)
+    check_limits(samples_per_shard=options.samples_per_shard, max_bytes=options.max_bytes)
     source = _source(options)
     if options.dry_run:
-        check_destination(folder, name=options.name, classes=source.classes, overwrite=options.overwrite)
+        check_destination(folder, NewShards((options.name,), source.classes, overwrite=options.overwrite))
         shards = -(-len(source) // options.samples_per_shard)
         more = "" if options.max_bytes is None else " or more (--max-bytes)"
         first = source[0]

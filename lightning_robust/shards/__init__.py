@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightning_robust.shards.decode import decode_image
     from lightning_robust.shards.index import ShardIndex
+    from lightning_robust.shards.merge import merge_shards
     from lightning_robust.shards.opening import open_index
     from lightning_robust.shards.packing import pack
     from lightning_robust.shards.reader import SampleReader
     from lightning_robust.shards.remote import FetchError, RemoteOptions
     from lightning_robust.shards.robustify_image import Sharpening
     from lightning_robust.shards.robustify_set import finish_robustify, robustify
+    from lightning_robust.shards.split import split_shards
     from lightning_robust.shards.verify import Duplicate, VerifyReport, verify_shards
     from lightning_robust.shards.verify_records import Fault
     from lightning_robust.shards.writing import Sample
@@ -33,9 +35,11 @@ __all__ = [
     "VerifyReport",
     "decode_image",
     "finish_robustify",
+    "merge_shards",
     "open_index",
     "pack",
     "robustify",
+    "split_shards",
     "verify_shards",
 ]
 
@@ -51,9 +55,11 @@ _HOMES = {
     "VerifyReport": "verify",
     "decode_image": "decode",
     "finish_robustify": "robustify_set",
+    "merge_shards": "merge",
     "open_index": "opening",
     "pack": "packing",
     "robustify": "robustify_set",
+    "split_shards": "split",
     "verify_shards": "verify",
 }
 
