@@ -81,7 +81,8 @@ def verify_shards(
     """Read all shards of a set from end to end, decode every sample, and compare with the index.
 
     The shards themselves are read, so that a set is verified also where its index cannot be had; a shard that is
-    damaged is read up to the damage. Writes nothing but the cache of shards at URLs. Takes at most some 150 bytes of memory a sample.
+    damaged is read up to the damage. Writes nothing but the cache of shards at URLs. Takes at most some 150
+    bytes of memory a sample.
 
     Args:
         shards: as :func:`open_index` takes them.
