@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -18,13 +17,12 @@ from lightning_robust.datamodules.options import (
     checked_transform,
 )
 from lightning_robust.datamodules.sample_stream import SampleStream, Streamed
+from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
 from lightning_robust.datamodules.worker import SampleTransform, limit_threads
 from lightning_robust.errors import InputError, RobustError, RobustWarning, UnsupportedError
 from lightning_robust.shards import RemoteOptions
 from lightning_robust.shards.paths import Shards
 from lightning_robust.shards.stream import expand_streams, named
-
-logger = logging.getLogger(__name__)
 
 _STATE_VERSION = 1
 
@@ -58,7 +56,7 @@ class BestEffortLoader:
         label_key: extension of the member that holds the class number; None for shards without labels.
         num_classes: if given, every label must be below it.
         on_error: ``"raise"``, or ``"skip"`` to leave out a training sample that cannot be decoded and count it in
-            :attr:`skipped`.
+            :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were left out.
         options: how workers are run; ``recycle`` has no effect.
         remote: how shards at URLs are read.
 
@@ -93,17 +91,18 @@ class BestEffortLoader:
         sample_transform: SampleTransform | None = None,
         label_key: str | None = "cls",
         num_classes: int | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
+        on_error: OnError = "raise",
         options: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
         remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
     ) -> None:
-        check_arguments(batch_size, purpose, num_workers, rank, world, on_error)
+        check_arguments(batch_size, purpose, num_workers, rank, world)
+        check_on_error(on_error, purpose)
         train = purpose == "train"
         _check_epoch(epoch_batches, shuffle_buffer, world, num_workers, train=train)
         self.shards = expand_streams(shards, remote)
         self.epoch_batches, self.rank = epoch_batches, rank
         self.num_workers, self.options = num_workers, options
-        self.skipped: dict[str, str] = {}
+        self._skipped = SkippedSamples(on_error, "skipped")
         _check_readers(len(self.shards), world, num_workers)
         self.sampler = EpochCursor() if train and shuffle else UnshuffledCursor()
         self._train, self._warned = train, False
@@ -120,11 +119,20 @@ class BestEffortLoader:
             sample_transform=checked_transform(sample_transform),
             label_key=label_key,
             num_classes=num_classes,
-            skip=on_error == "skip",
+            skip=on_error != "raise",
         )
         self._workers: DataLoader[Streamed | RobustError] | None = None
         self._running: Any = None
         self._pass = 0
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Samples that were left out on this rank, with the reason."""
+        return self._skipped.reasons
+
+    @skipped.setter
+    def skipped(self, reasons: dict[str, str]) -> None:
+        self._skipped.reasons = reasons
 
     def __len__(self) -> int:
         if self.epoch_batches is None:
@@ -147,7 +155,7 @@ class BestEffortLoader:
                 if isinstance(made, RobustError):
                     self.close()
                     raise made
-                self._report(made.skipped)
+                self._skipped.take(made.skipped)
                 image = made.images.permute(0, 3, 1, 2)
                 if self.options.pin_memory:
                     image = image.pin_memory()
@@ -231,19 +239,6 @@ class BestEffortLoader:
                 stacklevel=3,
             )
         self._warned = True
-
-    def _report(self, skipped: dict[str, str]) -> None:
-        fresh = {name: reason for name, reason in skipped.items() if name not in self.skipped}
-        if fresh and not self.skipped:
-            warnings.warn(
-                f"A sample was skipped: {next(iter(fresh.values()))} Others are logged and counted in "
-                "BestEffortLoader.skipped.",
-                RobustWarning,
-                stacklevel=3,
-            )
-        for reason in fresh.values():
-            logger.warning("Skipped, as on_error='skip' asks: %s", reason)
-        self.skipped.update(fresh)
 
 
 def _check_epoch(batches: int | None, shuffle_buffer: int, world: int, num_workers: int, *, train: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -22,12 +20,11 @@ from lightning_robust.datamodules.options import (
 )
 from lightning_robust.datamodules.readahead import ReadAhead
 from lightning_robust.datamodules.ring import BufferRing
+from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
 from lightning_robust.datamodules.tasks import LoaderPlan
 from lightning_robust.datamodules.worker import BatchMaker, Made, SampleTransform, Task, limit_threads
-from lightning_robust.errors import InputError, RobustError, RobustWarning, UnsupportedError
+from lightning_robust.errors import InputError, RobustError, UnsupportedError
 from lightning_robust.shards import ShardIndex
-
-logger = logging.getLogger(__name__)
 
 _STATE_VERSION = 1
 # besides the buffers of the tasks under way: the batch that the user holds, and the one he is about to get
@@ -56,7 +53,7 @@ class ShardLoader:
         image_size: height and width (or one number for both): images are scaled to cover it and cropped at the center.
         sample_transform: Albumentations transform of (H, W, C) uint8 images, seeded by (seed, epoch, sample id).
         on_error: ``"raise"``, or ``"skip"`` to replace a training sample that cannot be decoded by the next good one
-            and count it in :attr:`skipped`.
+            and count it in :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were skipped.
         options: how workers are run.
 
     Raises:
@@ -85,14 +82,15 @@ class ShardLoader:
         num_workers: int = 0,
         image_size: int | tuple[int, int] | None = None,
         sample_transform: SampleTransform | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
+        on_error: OnError = "raise",
         options: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
     ) -> None:
-        check_arguments(batch_size, purpose, num_workers, rank, world, on_error)
+        check_arguments(batch_size, purpose, num_workers, rank, world)
+        check_on_error(on_error, purpose)
         self.index = index
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.num_workers, self.options = num_workers, options
-        self.skipped: dict[int, str] = {}
+        self._skipped = SkippedSamples(on_error, "skipped and replaced by the next good one")
         self._plan = LoaderPlan(
             counts=index.counts,
             batch_size=batch_size,
@@ -118,6 +116,15 @@ class ShardLoader:
         self._workers: DataLoader[Made | RobustError] | None = None
         self._running: Any = None
         self._pass = 0
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Samples that were skipped on this rank, with the reason."""
+        return self._skipped.reasons
+
+    @skipped.setter
+    def skipped(self, reasons: dict[int, str]) -> None:
+        self._skipped.reasons = reasons
 
     def __len__(self) -> int:
         return self._plan.batches
@@ -249,7 +256,7 @@ class ShardLoader:
         if isinstance(made, RobustError):
             self.close()
             raise made
-        self._report(made.skipped)
+        self._skipped.take(made.skipped)
         return made
 
     def _image(self, made: Made) -> Tensor:
@@ -259,19 +266,6 @@ class ShardLoader:
             image = self._ring.lend(made.images, len(made.ids))
         image = image.permute(0, 3, 1, 2)
         return image.pin_memory() if self.options.pin_memory else image
-
-    def _report(self, skipped: dict[int, str]) -> None:
-        fresh = {sample: reason for sample, reason in skipped.items() if sample not in self.skipped}
-        if fresh and not self.skipped:
-            warnings.warn(
-                f"A sample was skipped and replaced by the next good one: {next(iter(fresh.values()))} "
-                "Others are logged and counted in ShardLoader.skipped.",
-                RobustWarning,
-                stacklevel=4,
-            )
-        for reason in fresh.values():
-            logger.warning("Skipped, as on_error='skip' asks: %s", reason)
-        self.skipped.update(fresh)
 
     def _describe(self) -> str:
         paths = self.index.paths

@@ -31,7 +31,7 @@ def checked_transform(transform: SampleTransform | None) -> SampleTransform | No
     return transform
 
 
-def check_arguments(batch_size: int, purpose: str, num_workers: int, rank: int, world: int, on_error: str) -> None:
+def check_arguments(batch_size: int, purpose: str, num_workers: int, rank: int, world: int) -> None:
     """Refuse arguments of a loader that mean nothing."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} is not a number of samples: give 1 or more.")
@@ -41,13 +41,6 @@ def check_arguments(batch_size: int, purpose: str, num_workers: int, rank: int, 
         raise InputError(f"rank={rank} is not one of {world} ranks: give 0 <= rank < world.")
     if purpose not in ("train", "evaluate"):
         raise InputError(f"purpose={purpose!r} is unknown: give 'train' or 'evaluate'.")
-    if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error={on_error!r} is unknown: give 'raise' or 'skip'.")
-    if on_error == "skip" and purpose == "evaluate":
-        raise InputError(
-            "on_error='skip' would leave samples out of the evaluation without a trace in its figures: evaluate with "
-            "on_error='raise', and take bad samples out of the shards."
-        )
 
 
 class ShardBatch(NamedTuple):

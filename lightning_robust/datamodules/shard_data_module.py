@@ -13,6 +13,7 @@ from lightning_robust.datamodules.loader import ShardLoader
 from lightning_robust.datamodules.options import LoaderOptions, ShardBatch, as_size, checked_transform
 from lightning_robust.datamodules.own_trainer import OwnTrainerDataModule
 from lightning_robust.datamodules.sets import open_set
+from lightning_robust.datamodules.skipped import OnError
 from lightning_robust.datamodules.transfer import augment, unit_float
 from lightning_robust.errors import InputError
 from lightning_robust.seeds import derive_int
@@ -58,7 +59,8 @@ class ShardDataModule(OwnTrainerDataModule):
         num_classes: if given, every label must be below it.
         label_key: extension of the member that holds the class number; None for shards without labels.
         on_error: what to do with a training sample that does not decode: ``"raise"``, or ``"skip"`` to take the next
-            good one instead and count it in :attr:`skipped`. Evaluation always raises.
+            good one instead and count it in :attr:`skipped`, or a number: as ``"skip"``, until more than that were
+            skipped. The loggers get the count as ``data/skipped``. Evaluation always raises.
         loader: how workers are run.
         remote: how shards at URLs are fetched, and where their local copies are.
         unindexed: sets that cannot be indexed and are streamed as they come, by best effort: ``("train",)``. Their
@@ -94,7 +96,7 @@ class ShardDataModule(OwnTrainerDataModule):
         batch_format: Literal["tuple", "dict"] = "tuple",
         num_classes: int | None = None,
         label_key: str | None = "cls",
-        on_error: Literal["raise", "skip"] = "raise",
+        on_error: OnError = "raise",
         loader: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
         remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
         unindexed: tuple[SetName, ...] = (),
@@ -124,7 +126,7 @@ class ShardDataModule(OwnTrainerDataModule):
         self.batch_format = batch_format
         self.num_classes = num_classes
         self.label_key = label_key
-        self.on_error: Literal["raise", "skip"] = on_error
+        self.on_error: OnError = on_error
         self.loader = loader
         self.remote = remote
         self.unindexed = tuple(unindexed)
@@ -132,6 +134,7 @@ class ShardDataModule(OwnTrainerDataModule):
         self.shuffle_buffer = shuffle_buffer
         self.batch_ids: Tensor | None = None
         self.skipped: dict[Any, str] = {}
+        self._skipped_told = 0
         self._indexes: dict[SetName, ShardIndex] = {}
         self._loaders: dict[SetName, ShardLoader | BestEffortLoader] = {}
         self._resume_from: dict[str, Any] | None = None
@@ -205,6 +208,7 @@ class ShardDataModule(OwnTrainerDataModule):
             if self.trainer is not None:
                 # the Trainer's own conversion came before, and passes integers by
                 image = self.trainer.precision_plugin.convert_input(image)
+        self._log_skipped(batch)
         self.batch_ids = None if batch.ids is None else batch.ids.to(device, non_blocking=True)
         if self.batch_format == "dict":
             parts = {"image": image, "target": target, "index": self.batch_ids}
@@ -244,6 +248,14 @@ class ShardDataModule(OwnTrainerDataModule):
     def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002
         """Stop the workers; Lightning calls this in place of ``teardown`` when a run raises."""
         self.teardown("")
+
+    def _log_skipped(self, batch: ShardBatch) -> None:
+        """Tell the loggers how many training samples were skipped on this rank, at each batch that adds to them."""
+        if not batch.training or self.trainer is None or len(self.skipped) == self._skipped_told:
+            return
+        self._skipped_told = len(self.skipped)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"data/skipped": float(self._skipped_told)}, step=self.trainer.global_step)
 
     @property
     def _fitting(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_robust.datamodules.skipped import OnError
 from lightning_robust.errors import InputError, RobustError, ShardError
 from lightning_robust.seeds import derive
 from lightning_robust.shards import FetchError, SampleReader, ShardIndex, decode_image
@@ -107,7 +108,7 @@ class BatchMaker:
         seed: int,
         image_size: tuple[int, int] | None,
         sample_transform: SampleTransform | None,
-        on_error: Literal["raise", "skip"],
+        on_error: OnError,
     ) -> None:
         self._index = index
         self._reader = SampleReader(index)

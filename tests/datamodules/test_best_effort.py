@@ -16,6 +16,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
 from lightning_robust.datamodules import BestEffortLoader, LoaderOptions, ShardDataModule, ShardLoader
@@ -524,9 +525,13 @@ def test_states_are_plain_and_of_one_kind(numbered, shards):
 
 def test_skipped_samples_are_counted_by_the_data_module(tmp_path):
     data = _data(_set_with_a_bad_image(tmp_path), on_error="skip", batch_size=5)
+    csv = CSVLogger(tmp_path / "log", name="", version="")
     with pytest.warns(RobustWarning, match="A sample was skipped"):
-        _trainer(tmp_path).fit(Net(), data)
+        _trainer(tmp_path, logger=csv).fit(Net(), data)
     assert len(data.skipped) == 1
+    logged = (tmp_path / "log" / "metrics.csv").read_text().splitlines()
+    column = logged[0].split(",").index("data/skipped")
+    assert [row.split(",")[column] for row in logged[1:] if row.split(",")[column]] == ["1.0"]
 
 
 def test_the_data_module_refuses_what_means_nothing(numbered, tmp_path):

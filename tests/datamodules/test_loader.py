@@ -283,6 +283,27 @@ def _reference_batches(samples, batch_size):
     return [order.ids(i, i + batch_size).tolist() for i in range(0, samples, batch_size)]
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_skipping_ends_at_its_limit(damaged, num_workers):
+    with Path(damaged.paths[0]).open("r+b") as file:
+        _, (offset,), (size,) = damaged.locate([3])
+        file.seek(offset)
+        file.write(b"x" * size)
+    with pytest.warns(RobustWarning, match="A sample was skipped"):
+        list(ShardLoader(damaged, batch_size=10, on_error=2, num_workers=num_workers))
+    with (
+        pytest.warns(RobustWarning, match="A sample was skipped"),
+        pytest.raises(ShardError, match=r"2 samples cannot be read and on_error=1 .* shards verify"),
+    ):
+        list(ShardLoader(damaged, batch_size=10, on_error=1, num_workers=num_workers))
+
+
+@pytest.mark.parametrize("on_error", ["ignore", 0, -1, True])
+def test_on_error_is_a_choice_or_a_limit(index, on_error):
+    with pytest.raises(InputError, match=r"'raise', 'skip', or the number"):
+        ShardLoader(index, batch_size=10, on_error=on_error)
+
+
 def test_hopeless_shards_end_even_where_skipping_is_asked(damaged, monkeypatch):
     monkeypatch.setattr("lightning_robust.datamodules.worker.MOST_SKIPPED_IN_A_ROW", 1)
     with pytest.raises(ShardError, match="in a row"):
