@@ -81,7 +81,7 @@ def test_commands_exist(page: Path) -> None:
 
 def test_indented_commands_are_read() -> None:
     blocks = _shell_blocks(ROOT / "docs" / "shards.md")
-    assert {line.split()[2] for block in blocks for line in block.splitlines()} == {"pack", "index", "info"}
+    assert {line.split()[2] for block in blocks for line in block.splitlines()} >= {"pack", "index", "info"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
