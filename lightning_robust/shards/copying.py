@@ -134,17 +134,20 @@ class CopyWriter:
         """Finish the shard that is being written and sync it."""
         if self._file is None:
             return
-        self._file.write(_END)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        with file:
+            file.write(_END)
+            file.flush()
+            os.fsync(file.fileno())
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        elif self._file is not None:
+            self._file.close()
 
 
 def _header(name: str, size: int) -> bytes:

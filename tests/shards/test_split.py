@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -194,6 +196,17 @@ def test_a_source_that_fails_half_way_leaves_nothing(tmp_path, packed):
     path.write_bytes(path.read_bytes()[:-20_000].ljust(path.stat().st_size, b"\0"))
     with pytest.raises(ShardError, match=r"shard-000002\.tar"):
         split_shards(tmp_path / "all", tmp_path / "parts", HALVES)
+    assert files(tmp_path / "parts") == {}
+    assert not list((tmp_path / "parts").glob(".pack-*"))
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, packed, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        split_shards(tmp_path / "all", tmp_path / "parts", HALVES, samples_per_shard=5)
     assert files(tmp_path / "parts") == {}
     assert not list((tmp_path / "parts").glob(".pack-*"))
 
