@@ -75,7 +75,7 @@ def _expand(shards: Shards, remote: RemoteOptions, plan: VerifyPlan) -> list[str
     entries = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
     found: list[str] = []
     lost: ShardError | None = None
-    for entry in map(os.fspath, entries):
+    for entry in [os.fspath(entry) for entry in entries]:
         try:
             found += expand_shards(entry, remote)
             continue
@@ -116,8 +116,9 @@ def _add_folder(
     except ShardError as error:
         plan.faults.append(Fault(_named(folder), None, str(error)))
     known = empty_index(folder) if place is None else _read_index(place.home, folder, fields, plan)
-    for name in [] if place is None else place.lost(known, list(members), patterns):
-        plan.miss(place.named(name), f"the index lists it with {known.shards[name].count} samples.")
+    if place is not None:
+        for name in place.lost(known, list(members), patterns):
+            plan.miss(place.named(name), f"the index lists it with {known.shards[name].count} samples.")
     for name, path in members.items():
         remote = is_url(path)
         plan.folders.append(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +30,8 @@ class Fault:
     what: str
 
 
-class Listed(NamedTuple):
+@dataclass(frozen=True)
+class Listed:
     """What the index says of a shard; None for what it does not say."""
 
     count: int
