@@ -13,7 +13,7 @@ from lightning_robust.cli.shards import add_command, add_set_options, at_least
 from lightning_robust.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_robust.shards.robustify_image import Sharpening
+    from lightning_robust.shards.robustify_options import Sharpening
 
 _PREVIEWED = 16
 # rank and number of processes, as torchrun and SLURM tell them
@@ -43,7 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--ssim", action="store_true", help="measure SSIM too (slow)")
     parser.add_argument(
-        "--measure-every", type=at_least(1), default=8, metavar="N", help="written images measured (default: each 8th)"
+        "--measure-every", type=at_least(1), default=16, metavar="N", help="lossy results measured (default: each 16th)"
     )
     parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
@@ -77,7 +77,7 @@ def share_of(text: str | None, environment: Mapping[str, str]) -> tuple[int, int
 
 def _robustify(options: argparse.Namespace) -> None:
     from lightning_robust.shards.remote import RemoteOptions
-    from lightning_robust.shards.robustify_image import Sharpening
+    from lightning_robust.shards.robustify_options import Sharpening
     from lightning_robust.shards.robustify_set import finish_robustify, robustify
 
     sharpening = Sharpening(

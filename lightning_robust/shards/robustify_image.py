@@ -1,15 +1,17 @@
-"""Sharpen one encoded image and measure what that changed."""
+"""Sharpen encoded images and measure what that changed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_robust.errors import InputError, ShardError
+from lightning_robust.errors import ShardError
 from lightning_robust.shards.decode import decode_image
 from lightning_robust.shards.robustify_metadata import (
     Codec,
@@ -19,109 +21,103 @@ from lightning_robust.shards.robustify_metadata import (
     read_metadata,
     with_metadata,
 )
+from lightning_robust.shards.robustify_options import Sharpening
 from lightning_robust.shards.tar import MAX_MEMBER_BYTES
 
 Pixels = npt.NDArray[np.uint8]
+Measures = tuple[float, ...]
 
 # NaN where it was not measured; distances are between 8-bit pixels, those of the written file against the same original
 MEASURES = np.dtype(
     [(name, "<f4") for name in ("alpha", "psnr", "linf", "ssim", "written_psnr", "written_linf", "written_ssim")]
 )
-EXTENSIONS: dict[str, Codec] = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 
 _SSIM_WINDOW = 11
 _WEBP_LOSSLESS = 101
+# small images share the cost of a call; many large ones would not fit the memory
+_GROUP_PIXELS = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sharpening:
-    """How images are sharpened and written.
-
-    Attributes:
-        alpha: strength, see :func:`laplacian_sharpen`.
-        psnr: choose the strength of each image for this distance in dB instead, see :func:`alpha_for_psnr`.
-        neighbors: of the Laplacian.
-        encode: format of the result; ``same`` keeps that of each image, and a lossless WebP lossless.
-        quality: of JPEG and lossy WebP.
-        subsampling: of the color of JPEG.
-        lossless: write WebP without loss.
-        metadata: ``keep`` EXIF, color profile and XMP, or ``strip`` all but the orientation.
-        ssim: measure SSIM too, which takes many times as long as the sharpening.
-        measure_every: decode again every so many written images that are not lossless, to measure what the encoder
-            did. 1 measures all, and costs as much as another decoding of the set.
-
-    Raises:
-        InputError: a value is not allowed.
-    """
-
-    alpha: float = 0.15
-    psnr: float | None = None
-    neighbors: Literal[4, 8] = 4
-    encode: Literal["same", "jpeg", "png", "webp"] = "same"
-    quality: int = 95
-    subsampling: Literal["444", "422", "420"] = "444"
-    lossless: bool = False
-    metadata: Literal["keep", "strip"] = "keep"
-    ssim: bool = False
-    measure_every: int = 8
-
-    def __post_init__(self) -> None:
-        for name, value in (("alpha", self.alpha), ("psnr", self.psnr)):
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name}={value}: expected a positive number.")
-        choices: dict[str, tuple[Any, ...]] = {
-            "neighbors": (4, 8),
-            "encode": ("same", "jpeg", "png", "webp"),
-            "subsampling": ("444", "422", "420"),
-            "metadata": ("keep", "strip"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(str, allowed))}.")
-        if not 1 <= self.quality <= 100:
-            raise InputError(f"quality={self.quality}: expected 1 to 100.")
-        if self.measure_every < 1:
-            raise InputError(f"measure_every={self.measure_every}: expected at least 1.")
-
-    def extension(self, old: str) -> str:
-        """Extension of the result for that of the source; it stays where the format does, or where it names none."""
-        head, dot, last = old.rpartition(".")
-        if self.encode == "same" or EXTENSIONS.get(last.lower(), self.encode) == self.encode:
-            return old
-        return f"{head}{dot}{'jpg' if self.encode == 'jpeg' else self.encode}"
+class _Image(NamedTuple):
+    where: str
+    data: bytes
+    pixels: Pixels
+    measured: bool
 
 
 def sharpen_encoded(
-    data: bytes, options: Sharpening, *, where: str, measure_written: bool = True
-) -> tuple[bytes, tuple[float, ...]]:
-    """Decode, sharpen and encode an image.
+    images: Iterable[tuple[str, bytes]], options: Sharpening
+) -> Generator[tuple[bytes, Measures], None, None]:
+    """Decode, sharpen and encode images, one after another.
 
     The pixels are those of :func:`decode_image`, so an alpha channel is dropped and the orientation in the metadata is
-    neither applied nor changed. A gray image stays gray.
+    neither applied nor changed. A gray image stays gray. A thread encodes while the next images are decoded.
 
     Args:
-        data: a JPEG, PNG or WebP.
+        images: what names an image in an error, and a JPEG, PNG or WebP.
         options: what is done.
-        where: names the image in an error.
-        measure_written: decode the result again, if it is not lossless.
 
-    Returns:
+    Yields:
         The encoded image, and a row of :data:`MEASURES`.
 
     Raises:
-        ShardError: the image cannot be decoded, or its result not be encoded.
+        ShardError: an image cannot be decoded, or its result not be encoded.
     """
-    original = decode_image(data, where=where)
-    sharp, alpha = _sharpened(original, options)
+    waiting: deque[Future[list[tuple[bytes, Measures]]]] = deque()
+    with ThreadPoolExecutor(1) as encoder:
+        for group in _groups(images, options):
+            sharp, alphas = _sharpened([image.pixels for image in group], options)
+            waiting.append(encoder.submit(_encode_group, group, sharp, alphas, options))
+            if len(waiting) > 1:
+                yield from waiting.popleft().result()
+        for encoded in waiting:
+            yield from encoded.result()
+
+
+def _groups(images: Iterable[tuple[str, bytes]], options: Sharpening) -> Iterator[list[_Image]]:
+    """Images of one size, decoded."""
+    group: list[_Image] = []
+    for number, (where, data) in enumerate(images):
+        pixels = decode_image(data, where=where)
+        if group and (pixels.shape != group[0].pixels.shape or len(group) * pixels[..., 0].size >= _GROUP_PIXELS):
+            yield group
+            group = []
+        group.append(_Image(where, data, pixels, number % options.measure_every == 0))
+    if group:
+        yield group
+
+
+def _sharpened(originals: list[Pixels], options: Sharpening) -> tuple[Pixels, list[float]]:
+    import torch
+
+    from lightning_robust.functional import alpha_for_psnr, laplacian_sharpen
+
+    batch = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2)
+    alphas = [options.alpha] * len(originals)
+    if options.psnr is not None:
+        alphas = alpha_for_psnr(batch, options.psnr, neighbors=options.neighbors).tolist()
+    sharp = laplacian_sharpen(batch, alphas if options.psnr else options.alpha, neighbors=options.neighbors)
+    return np.ascontiguousarray(sharp.permute(0, 2, 3, 1).numpy()), alphas
+
+
+def _encode_group(
+    group: list[_Image], sharp: Pixels, alphas: list[float], options: Sharpening
+) -> list[tuple[bytes, Measures]]:
+    return [_encode(*each, options) for each in zip(group, sharp, alphas, strict=True)]
+
+
+def _encode(image: _Image, sharp: Pixels, alpha: float, options: Sharpening) -> tuple[bytes, Measures]:
+    data, where = image.data, image.where
     codec = codec_of(data) if options.encode == "same" else options.encode
-    lossless = codec == "png" or (codec == "webp" and (options.lossless or _stays_lossless(data, options)))
+    stays_lossless = options.lossless or (options.encode == "same" and is_lossless(data))
+    lossless = codec == "png" or (codec == "webp" and stays_lossless)
     gray = codec != "webp" and is_gray(data)
     encoded = _encoded(sharp, codec, options, gray=gray, lossless=lossless, where=where)
-    measured = _distances(original, sharp, options)
+    measured = _distances(image.pixels, sharp, options)
     if lossless:
         written = measured
-    elif measure_written:
-        written = _distances(original, decode_image(encoded, where=f"the result of {where}"), options)
+    elif image.measured:
+        written = _distances(image.pixels, decode_image(encoded, where=f"the result of {where}"), options)
     else:
         written = (math.nan,) * 3
     metadata = read_metadata(data)
@@ -133,23 +129,6 @@ def sharpen_encoded(
     if len(result) > MAX_MEMBER_BYTES:
         raise ShardError(f"The result of {where} has {len(result)} bytes; the limit is {MAX_MEMBER_BYTES}.")
     return result, (alpha, *measured, *written)
-
-
-def _stays_lossless(data: bytes, options: Sharpening) -> bool:
-    return options.encode == "same" and is_lossless(data)
-
-
-def _sharpened(image: Pixels, options: Sharpening) -> tuple[Pixels, float]:
-    import torch
-
-    from lightning_robust.functional import alpha_for_psnr, laplacian_sharpen
-
-    planes = torch.from_numpy(image).permute(2, 0, 1)
-    alpha = options.alpha
-    if options.psnr is not None:
-        alpha = float(alpha_for_psnr(planes, options.psnr, neighbors=options.neighbors))
-    sharp = laplacian_sharpen(planes[None], alpha, neighbors=options.neighbors)[0]
-    return np.ascontiguousarray(sharp.permute(1, 2, 0).numpy()), alpha
 
 
 def _encoded(image: Pixels, codec: Codec, options: Sharpening, *, gray: bool, lossless: bool, where: str) -> bytes:

@@ -94,7 +94,8 @@ def _plan_shards(source: Shards, *, fields: Fields, remote: RemoteOptions, progr
     for shard, name in enumerate(names):
         fetched = index.source(shard)
         origin = None if fetched is None or index.remote is None else (index.remote.cache, fetched)
-        units.append(ShardUnit(name, index.named(shard), int(index.counts[shard]), fields, origin))
+        offsets = index.table["offset"][index.starts[shard] : index.starts[shard + 1]].copy()
+        units.append(ShardUnit(name, index.named(shard), offsets, fields, origin))
     return Plan("shards", units, len(index), index.fingerprint, fields, index.classes)
 
 

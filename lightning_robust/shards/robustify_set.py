@@ -21,8 +21,9 @@ from lightning_robust.errors import InputError, RobustError
 from lightning_robust.shards.indexfile import empty_index, index_lock, write_folder_index
 from lightning_robust.shards.paths import Shards
 from lightning_robust.shards.remote import RemoteOptions
-from lightning_robust.shards.robustify_image import MEASURES, Sharpening, sharpen_encoded
+from lightning_robust.shards.robustify_image import MEASURES, sharpen_encoded
 from lightning_robust.shards.robustify_job import MARK, Job, Record, check_destination
+from lightning_robust.shards.robustify_options import Sharpening
 from lightning_robust.shards.robustify_plan import Plan, plan_source
 from lightning_robust.shards.robustify_report import manifest, mark, summarize, versions
 from lightning_robust.shards.robustify_units import Unit, written_fields
@@ -134,8 +135,7 @@ def plan_robustify(
 def preview(plan: Plan, sharpening: Sharpening, *, most: int) -> dict[str, Any]:
     """Sharpen the first images of a set in memory and summarize what that changes."""
     images = itertools.islice(itertools.chain.from_iterable(unit.images() for unit in plan.units), most)
-    rows = [sharpen_encoded(data, sharpening, where=repr(key))[1] for key, data in images]
-    return summarize([np.array(rows, MEASURES)])
+    return summarize([np.array([row for _, row in sharpen_encoded(images, sharpening)], MEASURES)])
 
 
 def _document(plan: Plan, sharpening: Sharpening) -> dict[str, Any]:

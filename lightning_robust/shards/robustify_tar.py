@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from lightning_robust.errors import ShardError
-from lightning_robust.shards.tar import BLOCK, Member, walk_tar
+from lightning_robust.shards.tar import BLOCK, Member
 
 _CHUNK = 1 << 20
 _NAME_BYTES = 100
 
-# new name and new bytes of a member, or None to keep it; the file is open for reading
-Replace = Callable[[BinaryIO, Member], tuple[str, bytes] | None]
+# new name and new bytes of a member, or None to keep it
+Replace = Callable[[Member], tuple[str, bytes] | None]
 Write = Callable[[bytes], object]
 
 
-def copy_tar(path: str, write: Write, replace: Replace) -> None:
+def copy_tar(path: str, members: Iterable[Member], write: Write, replace: Replace) -> None:
     """Copy a tar file.
 
     The header of a replaced member keeps its time, mode and owner. Extended headers that tell its name or size are made
@@ -25,16 +25,17 @@ def copy_tar(path: str, write: Write, replace: Replace) -> None:
 
     Args:
         path: the tar to read.
+        members: of the tar, as :func:`walk_tar` yields them.
         write: takes the bytes of the copy, in order.
         replace: is asked for each member, in order. A new name differs from the old after its last dot only.
 
     Raises:
-        ShardError: the tar is not sound, see :func:`walk_tar`, or a new name is too long for its header.
+        ShardError: a new name is too long for its header.
     """
     with Path(path).open("rb") as file:
         position = 0
-        for member in walk_tar(path):
-            new = replace(file, member)
+        for member in members:
+            new = replace(member)
             end = member.offset + _padded(member.size)
             if new is None:
                 _copy(file, position, end, write)

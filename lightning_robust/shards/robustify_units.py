@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from lightning_robust.errors import InputError
+from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.cache import RemoteShard, ShardCache
-from lightning_robust.shards.robustify_image import EXTENSIONS, MEASURES, Sharpening, sharpen_encoded
+from lightning_robust.shards.robustify_image import MEASURES, Measures, sharpen_encoded
 from lightning_robust.shards.robustify_job import Outcome, Written, write_synced
+from lightning_robust.shards.robustify_options import EXTENSIONS, Sharpening
 from lightning_robust.shards.robustify_tar import copy_tar
 from lightning_robust.shards.scan import Fields, scan_shard
 from lightning_robust.shards.tar import Member, walk_tar
@@ -33,38 +37,39 @@ class Unit(Protocol):
         """How many images it holds."""
 
     def images(self) -> Iterator[tuple[str, bytes]]:
-        """Key and bytes of each image."""
+        """Name for messages and bytes of each image."""
 
     def sharpen(self, options: Sharpening, home: Path, advance: Callable[[], object]) -> Outcome:
         """Write the sharpened piece below ``home``; ``advance`` is called after each image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShardUnit:
     """A shard.
 
     Attributes:
         name: its file name, which it keeps.
         path: of the shard; of one at a URL, how messages call it.
-        samples: how many it holds.
+        offsets: where the index says that its images begin.
         fields: which member is the image.
         remote: where a shard at a URL comes from.
     """
 
     name: str
     path: str
-    samples: int
+    offsets: npt.NDArray[np.int64]
     fields: Fields
     remote: tuple[ShardCache, RemoteShard] | None = None
 
+    @property
+    def samples(self) -> int:
+        """How many images it holds."""
+        return len(self.offsets)
+
     def images(self) -> Iterator[tuple[str, bytes]]:
-        """Key and bytes of each image."""
+        """Name for messages and bytes of each image."""
         path = self._local()
-        wanted = set(scan_shard(path, self.fields, seen={})["offset"].tolist())
-        with Path(path).open("rb") as file:
-            for member in walk_tar(path):
-                if member.offset in wanted:
-                    yield _split_name(member.name)[0], os.pread(file.fileno(), member.size, member.offset)
+        return self._images(path, walk_tar(path), set(self.offsets.tolist()))
 
     def sharpen(self, options: Sharpening, home: Path, advance: Callable[[], object]) -> Outcome:
         """Write the shard anew, under its own name.
@@ -73,22 +78,19 @@ class ShardUnit:
             ShardError: the shard is not sound, or an image cannot be decoded.
             InputError: the new name of an image is that of another member.
         """
-        source = self._local()
-        sizes: dict[str, str] = {}
-        wanted = set(scan_shard(source, self.fields, seen=sizes)["offset"].tolist())
+        source, wanted = self._local(), set(self.offsets.tolist())
         if options.encode != "same":
             self._check_names(source, wanted, options)
+        to_copy, to_read = itertools.tee(walk_tar(source))
+        sharpened = sharpen_encoded(self._images(source, to_read, wanted), options)
         keys: list[str] = []
-        rows: list[tuple[float, ...]] = []
+        rows: list[Measures] = []
 
-        def sharpened(file: BinaryIO, member: Member) -> tuple[str, bytes] | None:
+        def new_member(member: Member) -> tuple[str, bytes] | None:
             if member.offset not in wanted:
                 return None
             key, extension = _split_name(member.name)
-            where = f"sample {key!r} of shard {self.path!r}"
-            data = os.pread(file.fileno(), member.size, member.offset)
-            measured = len(keys) % options.measure_every == 0
-            result, row = sharpen_encoded(data, options, where=where, measure_written=measured)
+            result, row = next(sharpened)
             keys.append(key)
             rows.append(row)
             advance()
@@ -103,15 +105,28 @@ class ShardUnit:
                     digest.update(block)
                     target.write(block)
 
-                copy_tar(source, write, sharpened)
+                copy_tar(source, to_copy, write, new_member)
+                if len(keys) != self.samples:
+                    raise ShardError(
+                        f"Shard {self.path!r} holds {len(keys)} images where the index says {self.samples}. It was "
+                        "replaced: run `lightning-robust shards index --rebuild`."
+                    )
                 target.flush()
                 os.fsync(target.fileno())
             table = scan_shard(str(aside), written_fields(self.fields, options), seen={})
             written = Written(self.name, aside.stat().st_size, digest.hexdigest())
             aside.replace(home / self.name)
         finally:
+            sharpened.close()
             aside.unlink(missing_ok=True)
         return Outcome([written], keys, np.array(rows, MEASURES), table)
+
+    def _images(self, path: str, members: Iterable[Member], wanted: set[int]) -> Iterator[tuple[str, bytes]]:
+        with Path(path).open("rb") as file:
+            for member in members:
+                if member.offset in wanted:
+                    where = f"sample {_split_name(member.name)[0]!r} of shard {self.path!r}"
+                    yield where, os.pread(file.fileno(), member.size, member.offset)
 
     def _check_names(self, path: str, wanted: set[int], options: Sharpening) -> None:
         """Refuse samples with a second image where the first gets another extension: a reader could take that one."""
@@ -153,11 +168,10 @@ class FolderUnit:
         return sum(map(is_image, self.files))
 
     def images(self) -> Iterator[tuple[str, bytes]]:
-        """Path below the source and bytes of each image."""
-        for file in self.files:
-            if is_image(file):
-                path = (Path(self.name) / file).as_posix()
-                yield path, (Path(self.source) / path).read_bytes()
+        """Name for messages and bytes of each image."""
+        for file in filter(is_image, self.files):
+            path = Path(self.source) / self.name / file
+            yield repr(str(path)), path.read_bytes()
 
     def sharpen(self, options: Sharpening, home: Path, advance: Callable[[], object]) -> Outcome:
         """Write the images anew and copy other files.
@@ -176,21 +190,20 @@ class FolderUnit:
         folder = home / self.name
         folder.mkdir(parents=True, exist_ok=True)
         keys: list[str] = []
-        rows: list[tuple[float, ...]] = []
+        rows: list[Measures] = []
         written: list[Written] = []
-        for file, new in names.items():
-            path = (Path(self.name) / file).as_posix()
-            data = (Path(self.source) / path).read_bytes()
-            if is_image(file):
-                measured = len(keys) % options.measure_every == 0
-                where = repr(str(Path(self.source) / path))
-                data, row = sharpen_encoded(data, options, where=where, measure_written=measured)
-                keys.append(path)
-                rows.append(row)
-                advance()
-            write_synced(folder / new, data)
-            relative = (Path(self.name) / new).as_posix()
-            written.append(Written(relative, len(data), hashlib.sha256(data).hexdigest()))
+        with contextlib.closing(sharpen_encoded(self.images(), options)) as sharpened:
+            for file, new in names.items():
+                if is_image(file):
+                    data, row = next(sharpened)
+                    keys.append((Path(self.name) / file).as_posix())
+                    rows.append(row)
+                    advance()
+                else:
+                    data = (Path(self.source) / self.name / file).read_bytes()
+                write_synced(folder / new, data)
+                relative = (Path(self.name) / new).as_posix()
+                written.append(Written(relative, len(data), hashlib.sha256(data).hexdigest()))
         return Outcome(written, keys, np.array(rows, MEASURES))
 
 

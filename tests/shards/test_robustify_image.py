@@ -42,7 +42,7 @@ def _published(pixels, **options):
 
 
 def _run(data, **options):
-    result, row = sharpen_encoded(data, Sharpening(**options), where="it")
+    ((result, row),) = sharpen_encoded([("it", data)], Sharpening(**options))
     return result, dict(zip(MEASURES.names, row, strict=True))
 
 
@@ -115,7 +115,7 @@ def test_measures_are_those_of_scikit_image():
 
 def test_what_is_not_measured_is_nan():
     data = _encode(_smooth(8, 8), "jpeg")
-    _, row = sharpen_encoded(data, Sharpening(ssim=True), where="it", measure_written=False)
+    _, (_, row), _ = sharpen_encoded([("it", data)] * 3, Sharpening(ssim=True, measure_every=2))
     measures = dict(zip(MEASURES.names, row, strict=True))
     assert [name for name, value in measures.items() if math.isnan(value)] == [
         "ssim",

@@ -188,12 +188,13 @@ def test_a_worker_that_was_killed_is_an_error_that_says_so(tmp_path, source, mon
 _KILLED = """
 import os, signal, sys
 from lightning_robust.shards import robustify, robustify_units
-sharpen, calls = robustify_units.sharpen_encoded, []
-def killed(*arguments, **options):
-    calls.append(1)
-    if len(calls) == 15:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return sharpen(*arguments, **options)
+sharpen, done = robustify_units.sharpen_encoded, []
+def killed(images, options):
+    for result in sharpen(images, options):
+        done.append(1)
+        if len(done) == 15:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield result
 robustify_units.sharpen_encoded = killed
 robustify(sys.argv[1], sys.argv[2])
 """
@@ -202,9 +203,13 @@ robustify(sys.argv[1], sys.argv[2])
 def _count_images(monkeypatch) -> list[str]:
     sharpen, done = robustify_units.sharpen_encoded, []
 
-    def counted(data, options, *, where, measure_written):
-        done.append(where)
-        return sharpen(data, options, where=where, measure_written=measure_written)
+    def counted(images, options):
+        def seen():
+            for where, data in images:
+                done.append(where)
+                yield where, data
+
+        yield from sharpen(seen(), options)
 
     monkeypatch.setattr(robustify_units, "sharpen_encoded", counted)
     return done
