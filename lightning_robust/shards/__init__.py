@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_robust.shards.packing import pack
     from lightning_robust.shards.reader import SampleReader
     from lightning_robust.shards.remote import FetchError, RemoteOptions
-    from lightning_robust.shards.robustify_image import Sharpening
+    from lightning_robust.shards.robustify_options import Sharpening
     from lightning_robust.shards.robustify_set import finish_robustify, robustify
     from lightning_robust.shards.split import split_shards
     from lightning_robust.shards.verify import Duplicate, VerifyReport, verify_shards
@@ -51,7 +51,7 @@ _HOMES = {
     "Sample": "writing",
     "SampleReader": "reader",
     "ShardIndex": "index",
-    "Sharpening": "robustify_image",
+    "Sharpening": "robustify_options",
     "VerifyReport": "verify",
     "decode_image": "decode",
     "finish_robustify": "robustify_set",
