@@ -130,24 +130,30 @@ class Job:
         }
         replace_file(home / "record.json", json.dumps(document).encode())
 
+    def is_done(self, unit: str) -> bool:
+        """Tell whether a unit is recorded and its files are there whole."""
+        return self._recorded(unit) is not None
+
     def record(self, unit: str) -> Record | None:
-        """Return what is recorded of a unit; None if it is not done, or if its files are not there whole."""
-        home = self._home(unit)
-        try:
-            document = json.loads((home / "record.json").read_bytes())
-        except FileNotFoundError:
+        """Return what is recorded of a unit; None if it is not done."""
+        document = self._recorded(unit)
+        if document is None:
             return None
-        files = [Written(*entry) for entry in document["files"]]
-        if any(self.size(file.path) != file.size for file in files):
-            return None
-        table = home / "table.npy"
+        home, table = self._home(unit), self._home(unit) / "table.npy"
         return Record(
-            files,
+            [Written(*entry) for entry in document["files"]],
             document["samples"],
             {name: (value, key) for name, (value, key) in document["worst"].items()},
             np.load(home / "measures.npy", allow_pickle=False),
             np.load(table, allow_pickle=False) if table.exists() else None,
         )
+
+    def _recorded(self, unit: str) -> dict[str, Any] | None:
+        try:
+            document: dict[str, Any] = json.loads((self._home(unit) / "record.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return document if all(self.size(path) == size for path, size, _ in document["files"]) else None
 
     def size(self, path: str) -> int | None:
         """Bytes of a file of the result, wherever it is by now; None if there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,6 +62,10 @@ class Sharpening:
             raise InputError(f"quality={self.quality}: expected 1 to 100.")
         if self.measure_every < 1:
             raise InputError(f"measure_every={self.measure_every}: expected at least 1.")
+
+    def document(self) -> dict[str, Any]:
+        """The options as plain data; ``alpha`` is None where ``psnr`` takes its place."""
+        return dataclasses.asdict(self) | ({} if self.psnr is None else {"alpha": None})
 
     def extension(self, old: str) -> str:
         """Extension of the result for that of the source; it stays where the format does, or where it names none."""

@@ -78,7 +78,7 @@ def robustify(
     job = Job(Path(destination).absolute())
     job.begin(_document(plan, sharpening))
     ours = plan.units[k - 1 :: n]
-    _run(job, [unit for unit in ours if job.record(unit.name) is None], sharpening, workers=workers, progress=progress)
+    _run(job, [unit for unit in ours if not job.is_done(unit.name)], sharpening, workers=workers, progress=progress)
     return finish_robustify(destination) if n == 1 else None
 
 
@@ -142,7 +142,7 @@ def _document(plan: Plan, sharpening: Sharpening) -> dict[str, Any]:
     fields = None if plan.fields is None else dataclasses.asdict(written_fields(plan.fields, sharpening))
     return {
         "source": plan.source_document(),
-        "parameters": dataclasses.asdict(sharpening),
+        "parameters": sharpening.document(),
         "versions": versions(),
         "fields": fields and {**fields, "image_keys": list(fields["image_keys"])},
         "classes": None if plan.classes is None else list(plan.classes),

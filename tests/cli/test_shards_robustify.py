@@ -38,7 +38,7 @@ def test_options_reach_the_manifest(source, tmp_path, capsys):
     assert "worst" in out
     assert "; 10 images" in out  # four of each shard of eight, two of the last
     assert json.loads((tmp_path / "out" / "robustify.json").read_bytes())["parameters"] == {
-        "alpha": 0.15,
+        "alpha": None,
         "psnr": 30.0,
         "neighbors": 8,
         "encode": "jpeg",
