@@ -13,6 +13,7 @@ import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,8 @@ def load_table(path: str, rows: int) -> SampleTable:
     """Map a table of samples and check that it has the expected number of rows."""
     try:
         table: SampleTable = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    # numpy has Python parse the header, which raises what it likes on damaged text
+    except (OSError, ValueError, TypeError, OverflowError, SyntaxError, TokenError, RecursionError) as error:
         raise ShardError(f"The samples file {path!r} of the index cannot be read: {error}. {_REBUILD}") from error
     if table.dtype != SAMPLE_DTYPE or table.shape != (rows,):
         raise ShardError(
