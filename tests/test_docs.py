@@ -16,7 +16,7 @@ from lightning_robust.cli.builtin import config_names
 from lightning_robust.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}(?:lightning-robust|make|python) .*\n(?: {8,}.*\n)*)+")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
@@ -88,3 +88,10 @@ def test_indented_commands_are_read() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         assert (page.parent / link).exists(), f"{_name(page)} links to {link}, which does not exist"
+
+
+def test_faults_are_injected_by_the_tests_that_the_table_names() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file} has no {test}"
