@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, JpegImagePlugin
 
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.functional import alpha_for_psnr, laplacian_sharpen
-from lightning_robust.shards import Sharpening, decode_image
+from lightning_robust.shards import Sharpening, decode_image, robustify_image
 from lightning_robust.shards.robustify_image import MEASURES, sharpen_encoded
 from lightning_robust.shards.robustify_metadata import orientation, read_metadata
 
@@ -61,6 +61,31 @@ def test_lossless_results_are_the_function_on_the_decoded_pixels(size, seed, cod
     expected = _published(decode_image(data), alpha=alpha, neighbors=neighbors)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(result)).convert("RGB")), expected)
     assert measures["written_psnr"] == measures["psnr"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([(3, 5), (5, 3), (8, 8)]), max_size=9),
+    budget=st.sampled_from([1, 30, 1 << 20]),
+    psnr=st.none() | st.just(25.0),
+)
+def test_images_that_are_sharpened_together_are_as_alone(sizes, budget, psnr):
+    images = [_smooth(*size, seed=number) for number, size in enumerate(sizes)]
+    named = [(str(number), _encode(image, CODECS[number % 3])) for number, image in enumerate(images)]
+    options = Sharpening(psnr=psnr, measure_every=1)
+    alone = [next(sharpen_encoded([image], options)) for image in named]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robustify_image, "_GROUP_PIXELS", budget)
+        together = list(sharpen_encoded(named, options))
+    assert [data for data, _ in together] == [data for data, _ in alone]
+    np.testing.assert_array_equal([row for _, row in together], [row for _, row in alone])
+
+
+def test_an_image_that_cannot_be_decoded_is_named():
+    good = _encode(_smooth(8, 8), "png")
+    results = sharpen_encoded([("first", good), ("second", good), ("third", good[:60])], Sharpening())
+    with pytest.raises(ShardError, match="image of third"):
+        list(results)
 
 
 @pytest.mark.parametrize("codec", CODECS)

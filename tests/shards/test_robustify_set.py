@@ -333,6 +333,18 @@ def test_a_broken_image_is_named_and_nothing_looks_whole(tmp_path, samples):
     ]
 
 
+def test_a_shard_that_is_not_as_its_index_says(tmp_path, make_png):
+    large, small = Sample("large", make_png(1, size=24), 0), Sample("small", make_png(2, size=4), 1)
+    pack([large, small], tmp_path / "a")
+    pack([small, large], tmp_path / "b")
+    shutil.copy(tmp_path / "b" / "shard-000000.tar", tmp_path / "a")
+    with pytest.raises(
+        ShardError, match=r"shard-000000\.tar'.*(holds 1 images where the index says 2|cannot be decoded)"
+    ):
+        robustify(tmp_path / "a", tmp_path / "out")
+    assert not list((tmp_path / "out" / ".robustify" / "files").iterdir())
+
+
 def test_a_full_disk_leaves_no_part(tmp_path, source, monkeypatch):
     sync, synced = os.fsync, []
 
