@@ -95,9 +95,8 @@ def main() -> None:
     print("\nMixing, simulated with 1,024 shards of 1,000 samples and global batches of 1,024:\n")
     print("\n".join(mixing_rows(1024 // min(part, 8), 1000 // min(part, 10), 1024 // min(part, 8))))
     opened, planned, size = startup(10_000 // part)
-    print(
-        f"\nStart-up, {10_000 // part:,} real local shards: opened in {opened:.2f} s, first batch planned in {planned:.3f} s."
-    )
+    print(f"\nStart-up, {10_000 // part:,} real local shards: opened in {opened:.2f} s, ", end="")
+    print(f"first batch planned in {planned:.3f} s.")
     print(f"index.json: {size} bytes a shard; samples file: {SAMPLE_DTYPE.itemsize} bytes a sample, mapped.")
 
 

@@ -106,3 +106,11 @@ def test_gpu_without_a_device_says_so(start, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert start("gpu.py") == 2
     assert "no CUDA device" in capsys.readouterr().out
+
+
+def test_the_plan_mixes_as_a_permutation_where_the_window_holds_all_shards(start, capsys):
+    assert start("scale.py", "--quick") == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    *_, window_of_all = (row for row in rows if len(row) == 4 and row[0] != "| window, shards")
+    assert window_of_all[0] == "| 128"
+    assert float(window_of_all[2]) == pytest.approx(1, abs=0.05)  # a closed form: chance
