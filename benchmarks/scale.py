@@ -55,7 +55,7 @@ def mixing_rows(shards: int, per_shard: int, samples_per_batch: int) -> list[str
     ]
     total = shards * per_shard
     batches = total // samples_per_batch
-    for window in (1, 4, 16, 64, 256, shards):
+    for window in (*(size for size in (1, 4, 16, 64, 256) if size < shards), shards):
         orders = [EpochOrder(np.full(shards, per_shard), seed=0, epoch=epoch, window=window) for epoch in (0, 1)]
         first, second = (order.ids(0, total) for order in orders)
         home = first[: batches * samples_per_batch].reshape(batches, samples_per_batch) // per_shard
@@ -79,7 +79,7 @@ def startup(shards: int) -> tuple[float, float, int]:
         index = open_index(f"{home}/*.tar")
         opened = time.perf_counter() - start
         start = time.perf_counter()
-        EpochOrder(index.counts, seed=0, epoch=0, window=WINDOW).ids(0, 256)
+        EpochOrder(index.counts, seed=0, epoch=0, window=WINDOW).ids(0, min(BATCH, shards))
         planned = time.perf_counter() - start
         size = (Path(home) / "index.json").stat().st_size
         json.loads((Path(home) / "index.json").read_text())
@@ -92,8 +92,9 @@ def main() -> None:
     part = 100 if parser.parse_args().quick else 1
     print(f"Plan, {SHARDS // part:,} shards, window {WINDOW}:\n")
     print("\n".join(plan_rows(SHARDS // part)))
-    print("\nMixing, simulated with 1,024 shards of 1,000 samples and global batches of 1,024:\n")
-    print("\n".join(mixing_rows(1024 // min(part, 8), 1000 // min(part, 10), 1024 // min(part, 8))))
+    few, each, batch = 1024 // min(part, 8), 1000 // min(part, 10), 1024 // min(part, 8)
+    print(f"\nMixing, simulated with {few:,} shards of {each:,} samples and global batches of {batch:,}:\n")
+    print("\n".join(mixing_rows(few, each, batch)))
     opened, planned, size = startup(10_000 // part)
     print(f"\nStart-up, {10_000 // part:,} real local shards: opened in {opened:.2f} s, ", end="")
     print(f"first batch planned in {planned:.3f} s.")
