@@ -35,7 +35,7 @@ MEASURES = np.dtype(
 _SSIM_WINDOW = 11
 _WEBP_LOSSLESS = 101
 # small images share the cost of a call; many large ones would not fit the memory
-_GROUP_PIXELS = 1 << 20
+_GROUP_PIXELS = 1 << 21
 
 
 class _Image(NamedTuple):

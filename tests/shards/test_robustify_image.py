@@ -66,7 +66,7 @@ def test_lossless_results_are_the_function_on_the_decoded_pixels(size, seed, cod
 @settings(max_examples=20, deadline=None)
 @given(
     sizes=st.lists(st.sampled_from([(3, 5), (5, 3), (8, 8)]), max_size=9),
-    budget=st.sampled_from([1, 30, 1 << 20]),
+    budget=st.sampled_from([1, 30, 1 << 21]),
     psnr=st.none() | st.just(25.0),
 )
 def test_images_that_are_sharpened_together_are_as_alone(sizes, budget, psnr):
