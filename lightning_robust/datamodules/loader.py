@@ -41,7 +41,8 @@ class ShardLoader:
     Every pass is a new epoch; ``loader.sampler.set_epoch`` chooses one. One pass at a time: a new one ends the former.
 
     Args:
-        index: the shards, from :func:`lightning_robust.shards.open_index`.
+        index: the shards, from :func:`lightning_robust.shards.open_index`, or a part of them, from its ``select`` or
+            ``with_labels``.
         batch_size: samples per rank and batch; the most of them in evaluation.
         purpose: ``"train"`` or ``"evaluate"``.
         shuffle: give every training epoch its own order; False takes the samples as they lie in the shards.
@@ -188,7 +189,8 @@ class ShardLoader:
         if state["fingerprint"] != self.index.fingerprint:
             raise InputError(
                 f"The checkpoint was made on {state['data']} and the run reads {self._describe()}: resume on the same "
-                "shards, or load the weights alone (load_from_checkpoint) to start anew on others."
+                "shards, and the same samples of them, or load the weights alone (load_from_checkpoint) to start anew "
+                "on others."
             )
         found, own = state["order"], self._plan.settings()
         changed = [f"{k}={found.get(k)} there and {own[k]} here" for k in own if found.get(k) != own[k]]
@@ -268,8 +270,9 @@ class ShardLoader:
         return image.pin_memory() if self.options.pin_memory else image
 
     def _describe(self) -> str:
-        paths = self.index.paths
-        return f"{len(self.index)} samples in {len(paths)} shards from {self.index.named(0)!r} on"
+        index = self.index
+        selection = f" ({index.selection})" if index.selection else ""
+        return f"{len(index)} samples{selection} in {len(index.paths)} shards from {index.named(0)!r} on"
 
 
 class _Feed:

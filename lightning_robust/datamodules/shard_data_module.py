@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_robust.datamodules.best_effort import BestEffortLoader
+from lightning_robust.datamodules.building import evaluation_loader, train_loader
 from lightning_robust.datamodules.loader import ShardLoader
 from lightning_robust.datamodules.options import LoaderOptions, ShardBatch, as_size, checked_transform
 from lightning_robust.datamodules.own_trainer import OwnTrainerDataModule
-from lightning_robust.datamodules.sets import open_set
+from lightning_robust.datamodules.sets import SetName, check_keep_labels, check_unindexed, open_set, sets_of
 from lightning_robust.datamodules.skipped import OnError
 from lightning_robust.datamodules.transfer import augment, unit_float
 from lightning_robust.errors import InputError
 from lightning_robust.seeds import derive_int
 from lightning_robust.shards import RemoteOptions, ShardIndex
-
-SetName: TypeAlias = Literal["train", "val", "test", "predict"]
-
-_SETS: tuple[SetName, ...] = ("train", "val", "test", "predict")
-_SETS_OF_STAGE: dict[str, tuple[SetName, ...]] = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    "predict": ("predict",),
-}
 
 
 class ShardDataModule(OwnTrainerDataModule):
@@ -63,6 +54,8 @@ class ShardDataModule(OwnTrainerDataModule):
             skipped. The loggers get the count as ``data/skipped``. Evaluation always raises.
         loader: how workers are run.
         remote: how shards at URLs are fetched, and where their local copies are.
+        keep_labels: classes to keep of a set, ``{"train": [0, 3], "val": [0, 3]}``; sets not named keep all.
+        renumber_labels: number the kept classes 0, 1, ..., in ascending order of their labels.
         unindexed: sets that cannot be indexed and are streamed as they come, by best effort: ``("train",)``. Their
             batches have no ids; an evaluation set among them must be read by one process.
         epoch_batches: batches per rank and training epoch, if the training set is unindexed.
@@ -99,6 +92,8 @@ class ShardDataModule(OwnTrainerDataModule):
         on_error: OnError = "raise",
         loader: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
         remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+        keep_labels: dict[SetName, list[int]] | None = None,
+        renumber_labels: bool = False,
         unindexed: tuple[SetName, ...] = (),
         epoch_batches: int | None = None,
         shuffle_buffer: int = 1000,
@@ -106,15 +101,11 @@ class ShardDataModule(OwnTrainerDataModule):
         super().__init__()
         if batch_format not in ("tuple", "dict"):
             raise InputError(f"batch_format={batch_format!r} is unknown: give 'tuple' or 'dict'.")
-        if not set(unindexed) <= set(_SETS):
-            raise InputError(f"unindexed={unindexed!r} names sets that are unknown: give some of {_SETS}.")
-        if ("train" in unindexed) != (epoch_batches is not None):
-            raise InputError(
-                f"unindexed={unindexed!r} and epoch_batches={epoch_batches}: a training set without an index needs "
-                "epoch_batches, the length of its epochs on each rank; one with an index has its own length."
-            )
+        check_unindexed(unindexed, epoch_batches)
         self.shards: dict[SetName, str | list[str] | None]
         self.shards = {"train": train, "val": val, "test": test, "predict": predict}
+        given = [name for name, shards in self.shards.items() if shards is not None]
+        check_keep_labels(keep_labels or {}, renumber=renumber_labels, given=given, unindexed=unindexed)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -129,6 +120,8 @@ class ShardDataModule(OwnTrainerDataModule):
         self.on_error: OnError = on_error
         self.loader = loader
         self.remote = remote
+        self.keep_labels = dict(keep_labels or {})
+        self.renumber_labels = renumber_labels
         self.unindexed = tuple(unindexed)
         self.epoch_batches = epoch_batches
         self.shuffle_buffer = shuffle_buffer
@@ -150,6 +143,22 @@ class ShardDataModule(OwnTrainerDataModule):
             self._indexes[name] = self._open(name)
         return self._indexes[name]
 
+    def named(self, name: SetName) -> str | list[str]:
+        """What the shards of a set were named by.
+
+        Raises:
+            InputError: if none were given.
+        """
+        shards = self.shards[name]
+        if shards is None:
+            raise InputError(f"No {name} shards were given: ShardDataModule({name}='folder/*.tar').")
+        return shards
+
+    def share(self) -> tuple[int, int]:
+        """Rank and number of the processes that share the data (tensor-parallel ones read the same)."""
+        share = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if share is None else (share["rank"], share["num_replicas"])
+
     def prepare_data(self) -> None:
         """Index the shards that have no index yet; Lightning calls this in one process of each node."""
         for name in self._needed(None):
@@ -169,14 +178,7 @@ class ShardDataModule(OwnTrainerDataModule):
     def train_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Shuffled full batches; in a fixed order under ``overfit_batches``."""
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        loader = self._loader(
-            "train",
-            batch_size=self.batch_size,
-            purpose="train",
-            shuffle=not overfit,
-            sample_transform=self.sample_transform,
-            on_error=self.on_error,
-        )
+        loader = self._loaders["train"] = train_loader(self, shuffle=not overfit)
         loader.skipped = self.skipped
         resume_from, self._resume_from = self._resume_from, None
         if resume_from is not None:
@@ -185,15 +187,15 @@ class ShardDataModule(OwnTrainerDataModule):
 
     def val_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Every validation sample once."""
-        return self._evaluation_loader("val")
+        return self._evaluation("val")
 
     def test_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Every test sample once."""
-        return self._evaluation_loader("test")
+        return self._evaluation("test")
 
     def predict_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Every sample to predict once."""
-        return self._evaluation_loader("predict")
+        return self._evaluation("predict")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch, make its images floats, and augment it if it is a training batch."""
@@ -203,7 +205,7 @@ class ShardDataModule(OwnTrainerDataModule):
         with torch.no_grad():
             image = unit_float(batch.image, device)
             if batch.training and self.batch_transform is not None:
-                seed = derive_int(self.seed, "batch transform", batch.epoch, batch.number, self._share()[0])
+                seed = derive_int(self.seed, "batch transform", batch.epoch, batch.number, self.share()[0])
                 image, target = augment(self.batch_transform, image, target, seed=seed)
             if self.trainer is not None:
                 # the Trainer's own conversion came before, and passes integers by
@@ -262,57 +264,22 @@ class ShardDataModule(OwnTrainerDataModule):
         return self.trainer is not None and self.trainer.state.fn == "fit"
 
     def _needed(self, stage: str | None) -> tuple[SetName, ...]:
-        if stage is None and self.trainer is not None and self.trainer.state.fn is not None:
-            stage = self.trainer.state.fn
-        names = _SETS if stage is None else _SETS_OF_STAGE[str(getattr(stage, "value", stage))]
-        return tuple(name for name in names if self.shards[name] is not None)
+        return tuple(name for name in sets_of(stage, self.trainer) if self.shards[name] is not None)
 
     def _open(self, name: SetName, *, progress: bool = False) -> ShardIndex:
         if name in self.unindexed:
             raise InputError(f"The {name} shards have no index, as unindexed={self.unindexed!r} says.")
         return open_set(
             name,
-            self._named(name),
+            self.named(name),
             label_key=self.label_key,
             num_classes=self.num_classes,
+            keep_labels=self.keep_labels.get(name),
+            renumber=self.renumber_labels,
             remote=self.remote,
             progress=progress,
         )
 
-    def _named(self, name: SetName) -> str | list[str]:
-        shards = self.shards[name]
-        if shards is None:
-            raise InputError(f"No {name} shards were given: ShardDataModule({name}='folder/*.tar').")
-        return shards
-
-    def _evaluation_loader(self, name: SetName) -> ShardLoader | BestEffortLoader:
-        size = self.batch_size if self.eval_batch_size is None else self.eval_batch_size
-        return self._loader(name, batch_size=size, purpose="evaluate")
-
-    def _loader(self, name: SetName, **settings: Any) -> ShardLoader | BestEffortLoader:
-        rank, world = self._share()
-        settings |= {"seed": self.seed, "rank": rank, "world": world, "num_workers": self.num_workers}
-        settings |= {"image_size": self.image_size, "options": self.loader}
-        if name in self.unindexed:
-            self._loaders[name] = self._best_effort(name, **settings)
-        else:
-            self._loaders[name] = ShardLoader(self.index(name), shuffle_window=self.shuffle_window, **settings)
+    def _evaluation(self, name: SetName) -> ShardLoader | BestEffortLoader:
+        self._loaders[name] = evaluation_loader(self, name)
         return self._loaders[name]
-
-    def _best_effort(self, name: SetName, **settings: Any) -> BestEffortLoader:
-        if name == "train":
-            settings |= {"epoch_batches": self.epoch_batches, "shuffle_buffer": self.shuffle_buffer}
-        elif settings["world"] == 1:
-            settings["num_workers"] = min(1, self.num_workers)
-        return BestEffortLoader(
-            self._named(name),
-            label_key=self.label_key,
-            num_classes=self.num_classes,
-            remote=self.remote,
-            **settings,
-        )
-
-    def _share(self) -> tuple[int, int]:
-        """Rank and number of the processes that share the data (tensor-parallel ones read the same)."""
-        share = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return (0, 1) if share is None else (share["rank"], share["num_replicas"])

@@ -6,9 +6,10 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from lightning_robust.shards.tar import member_before
 from lightning_robust.shards.urls import base_name, is_url, shown
 
 Integers = npt.NDArray[np.int64]
+
+_LABELS_NAMED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,7 @@ class ShardIndex:
         has_labels: whether the labels were read.
         table_file: the file that ``table`` is mapped from, if it is.
         remote: where the shards at URLs are fetched from; None if all are files.
+        selection: which samples of the shards these are, in words; empty for all.
     """
 
     paths: tuple[str, ...]
@@ -48,6 +52,7 @@ class ShardIndex:
     has_labels: bool = True
     table_file: str | None = field(default=None, repr=False)
     remote: RemoteSet | None = field(default=None, repr=False)
+    selection: str = ""
 
     def __post_init__(self) -> None:
         if self.has_labels and self.classes is not None:
@@ -84,6 +89,45 @@ class ShardIndex:
     def labels(self) -> Integers | None:
         """Class number of every sample, int64 (N,), or None for a set without labels."""
         return np.asarray(self.table["label"]) if self.has_labels else None
+
+    def select(self, samples: Sequence[int] | Integers | npt.NDArray[np.bool_]) -> ShardIndex:
+        """View of some of the samples, in the order of the set; the shards stay as they are.
+
+        Sample i of the view is the i-th one chosen, so ``np.sort(samples)`` gives the ids of the whole set. The rows of
+        the chosen samples (24 bytes each) are held in memory; shards that hold none of them are left out.
+
+        Args:
+            samples: ids, each once, in any order; or one boolean for each sample of the set.
+
+        Raises:
+            InputError: if nothing is chosen, an id is there twice or outside the set, or a mask has another length.
+        """
+        return self._view(self._chosen(np.asarray(samples)), "selected ones")
+
+    def with_labels(self, labels: Collection[int], *, renumber: bool = False) -> ShardIndex:
+        """View of the samples of some classes, in the order of the set, as :meth:`select` makes it.
+
+        Args:
+            labels: class numbers to keep.
+            renumber: number the kept classes 0, 1, ... in ascending order of their labels.
+
+        Raises:
+            InputError: if the set has no labels, or no sample with one of them.
+        """
+        if self.labels is None:
+            raise InputError("These samples cannot be chosen by label: the set was opened with label_key=None.")
+        kept = np.array(sorted(set(labels)), dtype=np.int64)
+        if lost := sorted(set(kept.tolist()) - set(np.unique(self.labels).tolist())):
+            raise InputError(
+                f"No sample of the shards from {self.named(0)!r} on has label {', '.join(map(str, lost))}: leave this "
+                "out of the labels to keep, or name the shards that hold it."
+            )
+        named = ", ".join(map(str, kept[:_LABELS_NAMED])) + (", ..." if len(kept) > _LABELS_NAMED else "")
+        view = self._view(np.flatnonzero(np.isin(self.labels, kept)), f"label{'s' * (len(kept) > 1)} {named}")
+        if not renumber:
+            return view
+        view.table["label"] = np.searchsorted(kept, view.table["label"])
+        return replace(view, classes=None if self.classes is None else tuple(self.classes[label] for label in kept))
 
     def locate(self, ids: Sequence[int] | Integers) -> tuple[Integers, Integers, Integers]:
         """Find the image bytes of samples.
@@ -140,11 +184,49 @@ class ShardIndex:
             return os.open(self.paths[shard], os.O_RDONLY | os.O_CLOEXEC)
         return self.remote.cache.open(source)
 
+    def _chosen(self, samples: npt.NDArray[Any]) -> Integers:
+        if samples.dtype == np.bool_:
+            if samples.shape != (len(self),):
+                raise InputError(
+                    f"The mask has shape {samples.shape}: the set has {len(self)} samples, so give ({len(self)},)."
+                )
+            return np.flatnonzero(samples)
+        if samples.ndim != 1 or (samples.size and not np.issubdtype(samples.dtype, np.integer)):
+            raise InputError(
+                f"Samples were chosen by {samples.dtype} of shape {samples.shape}: give ids, or one boolean per sample."
+            )
+        ids, times = np.unique(samples.astype(np.int64), return_counts=True)
+        if ids.size and not (ids[0] >= 0 and ids[-1] < len(self)):
+            raise InputError(f"Samples {ids[0]} to {ids[-1]} were chosen; the set holds 0 to {len(self) - 1}.")
+        if (times > 1).any():
+            raise InputError(f"Sample {ids[times.argmax()]} was chosen {times.max()} times: choose each once.")
+        return ids
+
+    def _view(self, ids: Integers, selection: str) -> ShardIndex:
+        if not ids.size:
+            raise InputError("No sample was chosen: give one at least.")
+        shards = np.searchsorted(self.starts, ids, side="right") - 1
+        counts = np.bincount(shards, minlength=len(self.paths)).astype(np.int64)
+        used = np.flatnonzero(counts)
+        return replace(
+            self,
+            paths=tuple(self.paths[shard] for shard in used),
+            counts=counts[used],
+            sizes=self.sizes[used],
+            table=np.array(self.table[ids]),
+            table_file=None,
+            remote=None
+            if self.remote is None
+            else replace(self.remote, shards=tuple(self.remote.shards[shard] for shard in used)),
+            selection=f"{self.selection}, of these {selection}" if self.selection else selection,
+        )
+
     def __reduce__(self) -> tuple[object, ...]:
         # the file goes when other shards of the folder are indexed; the map of it stays good
         file = self.table_file if self.table_file is not None and Path(self.table_file).is_file() else None
         table = np.array(self.table) if file is None else None
-        return _restore, (self.paths, self.counts, self.sizes, self.classes, table, self.has_labels, file, self.remote)
+        kept = (self.paths, self.counts, self.sizes, self.classes, table, self.has_labels, file, self.remote)
+        return _restore, (*kept, self.selection)
 
 
 def _restore(
@@ -156,7 +238,8 @@ def _restore(
     has_labels: bool,
     table_file: str | None,
     remote: RemoteSet | None,
+    selection: str,
 ) -> ShardIndex:
     if table is None:
         table = load_table(str(table_file), int(counts.sum()))
-    return ShardIndex(paths, counts, sizes, classes, table, has_labels, table_file, remote)
+    return ShardIndex(paths, counts, sizes, classes, table, has_labels, table_file, remote, selection)

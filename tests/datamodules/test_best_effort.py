@@ -558,6 +558,6 @@ def test_two_processes_share_the_shards_and_do_not_evaluate(numbered, tmp_path):
     assert not numbers[0] & numbers[1]
 
     data = _data(numbered, val=numbered)
-    data._share = lambda: (0, 2)
+    data.share = lambda: (0, 2)
     with pytest.raises(UnsupportedError, match="cannot be exact on 2 ranks"):
         data.val_dataloader()
