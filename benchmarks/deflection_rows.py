@@ -135,6 +135,11 @@ SEARCH = {
 }
 
 
+def has_gradient(name: str) -> bool:
+    """Whether a row's defense can be differentiated through; the others are attacked by their BPDA backward alone."""
+    return not ("jpeg" in name or "quilt" in name or name.startswith(("bits", "nlm", "squeeze")))
+
+
 class OncePerImage(nn.Module):
     """A map computed once for each different image of a batch, in which every image comes many times."""
 

@@ -33,6 +33,7 @@ from deflection_rows import (
     TABLE_7_COLUMNS,
     TABLE_8_COLUMNS,
     TABLE_9,
+    has_gradient,
 )
 from deflection_work import ADAPTIVE, BUDGETS, SLOW, Piece, Place, do, pieces_of
 from tqdm import tqdm
@@ -73,9 +74,15 @@ def phases(arguments: argparse.Namespace, place: Place) -> Iterator[tuple[str, l
         return [
             piece
             for defense, way in itertools.product(dict.fromkeys(defenses), ADAPTIVE)
-            if way != "EOT 5" or defense in OWN
+            if (way == "BPDA" or has_gradient(defense)) and (way != "EOT 5" or defense in OWN)
             for piece in pieces_of(
-                "adapt", of, "report", arguments.adaptive_count, attack=way, defense=defense, draws=arguments.draws
+                "adapt",
+                of,
+                "report",
+                arguments.adaptive_count,
+                attack=way,
+                defense=defense,
+                draws=5 if defense in SLOW_DEFENSES else arguments.draws,
             )
         ]
 
