@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import platform
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from deflection_pieces import (
     NONE,
-    Judged,
     Pieces,
     accuracy,
     chosen_defense,
     destruction,
     difference,
+    difference_of,
     named,
     told,
     worst,
@@ -29,6 +28,8 @@ from deflection_rows import (
     SMALL_COLUMNS,
     TABLE_1,
     TABLE_1_LARGE,
+    TABLE_2,
+    TABLE_3,
     TABLE_4,
     TABLE_4_ATTACKS,
     TABLE_5,
@@ -42,6 +43,7 @@ from deflection_rows import (
     TABLE_9,
 )
 from deflection_work import ADAPTIVE, LONG, SHORT, Place
+from torch import Tensor
 
 HEADING = """# Pixel deflection, as measured
 
@@ -50,7 +52,7 @@ Athalye and Carlini showed in 2018 (arXiv 1804.03286).{fall} The paper's tables 
 defense put in afterwards; they are repeated below with adaptive rows under each.
 
 What this is not: the paper's nets and images. These are photographs of the NIPS 2017 DEV set (CC BY 2.0), chosen by
-others so that an Inception-v3 gets them right, and a MobileNet v1 that others trained, at 224 x 224. Only images that
+others so that an Inception-v3 gets them right, and a {net} that others trained, at 224 x 224. Only images that
 the net gets right before any attack are counted, as in the paper. All images are received at 8 bits. A small n is a
 small n: see the intervals.
 
@@ -87,20 +89,22 @@ def adaptive_table(pieces: Pieces, defenses: Sequence[str], label: Callable[[str
     return [*lines, ""] if len(lines) > 4 else []
 
 
-def table_1(pieces: Pieces, paper: dict, *, large: bool = False) -> list[str]:
+def table_1(
+    pieces: Pieces, papers: Sequence[dict], *, head: str = "paper: L2, none, single, Ens-10", large: bool = False
+) -> list[str]:
     lines = [
-        "| attack | n | draws | relative L2 | RMSE | L2 / sqrt(HW) | no defense | single | Ens-10 | "
-        "paper: L2, none, single, Ens-10 |",
+        f"| attack | n | draws | relative L2 | RMSE | L2 / sqrt(HW) | no defense | single | Ens-10 | {head} |",
         "| --- |" + " --- |" * 9,
     ]
-    for attack, printed in paper.items():
+    for attack in papers[0]:
         bare, guarded = (pieces.judged(named(attack, large), d) for d in ("identity", MAIN))
         if bare is None or guarded is None:
             continue
         sizes = pieces.sizes(named(attack, large)) if attack != "clean" else {}
         size = " | ".join(f"{sizes[r]:.4f}" if r in sizes else "0" for r in ("relative", "rmse", "hw"))
         voted = NONE if guarded.voted is None else told(guarded.voted, random=True)
-        cells = f"{accuracy(bare)} | {accuracy(guarded)} | {voted} | " + ", ".join(f"{v:g}" for v in printed)
+        printed = "; ".join(", ".join(f"{v:g}" for v in paper[attack]) for paper in papers)
+        cells = f"{accuracy(bare)} | {accuracy(guarded)} | {voted} | {printed}"
         lines.append(f"| {attack} | {len(guarded.target)} | {len(guarded.label)} | {size} | {cells} |")
     return [*lines, ""] if len(lines) > 2 else []
 
@@ -162,19 +166,20 @@ def table_4(pieces: Pieces) -> list[str]:
     return [*lines, ""] if len(lines) > 2 else []
 
 
-def mean_over(pieces: Pieces, defense: str, attacks: Sequence[str]) -> Judged | None:
-    """A defense under several attacks as one: the draws are those of the attack with the fewest."""
+def right_over(pieces: Pieces, defense: str, attacks: Sequence[str]) -> Tensor | None:
+    """Share of right draws per image, the mean over several attacks on the images that all of them have."""
     found = [pieces.judged(named(attack), defense) for attack in attacks]
     if any(one is None for one in found):
         return None
-    return Judged(*(torch.cat(parts, -1) for parts in zip(*((f.label[:5], f.target) for f in found if f), strict=True)))
+    count = min(len(one.target) for one in found if one is not None)
+    return torch.stack([one.right[:count] for one in found if one is not None]).mean(0)
 
 
 def against(pieces: Pieces, first: str, second: str) -> str:
     if first == second:
         return NONE
-    both = [mean_over(pieces, name, TABLE_4_ATTACKS) for name in (first, second)]
-    return NONE if None in both else difference(*both)
+    ours, theirs = (right_over(pieces, name, TABLE_4_ATTACKS) for name in (first, second))
+    return NONE if ours is None or theirs is None else difference_of(ours, theirs)
 
 
 def table_9(pieces: Pieces) -> list[str]:
@@ -182,11 +187,10 @@ def table_9(pieces: Pieces) -> list[str]:
     for label, (names, printed) in TABLE_9.items():
         cells = []
         for name in names:
-            found = [pieces.judged(named(attack), name) for attack in ATTACKS]
-            there = [float(one.right.mean()) for one in found if one is not None]
-            cells.append(f"{100 * statistics.mean(there):.1f}" if len(there) == len(ATTACKS) else NONE)
+            right = right_over(pieces, name, ATTACKS)
+            cells.append(NONE if right is None else f"{told(right, random=True)}, n {len(right)}")
         if any(cell != NONE for cell in cells):
-            lines.append(f"| {label} | {', '.join(cells)} | {', '.join(f'{v:g}' for v in printed)} |")
+            lines.append(f"| {label} | {'; '.join(cells)} | {', '.join(f'{v:g}' for v in printed)} |")
     return [*lines, ""] if len(lines) > 2 else []
 
 
@@ -194,7 +198,7 @@ def heading(pieces: Pieces, command: str) -> list[str]:
     _, lowest = worst(pieces, MAIN)
     fall = "" if lowest is None else f" On these images it leaves {told(lowest, random=True)}% (n {len(lowest)})."
     made = f"Made by `{command}`, Python {platform.python_version()}, torch {torch.__version__}, two shared CPU cores."
-    return [*HEADING.format(fall=fall, made=made, long=LONG, short=SHORT).splitlines(), ""]
+    return [*HEADING.format(fall=fall, made=made, net=pieces.net, long=LONG, short=SHORT).splitlines(), ""]
 
 
 def write_page(path: Path, place: Place, arguments: argparse.Namespace) -> None:
@@ -213,14 +217,17 @@ def write_page(path: Path, place: Place, arguments: argparse.Namespace) -> None:
     def spoken(name: str) -> str:
         return labels.get(name, name)
 
-    section("Table 1: no defense, single, Ens-10", table_1(pieces, TABLE_1), ["identity", MAIN], spoken)
-    section("Table 1, large perturbations", table_1(pieces, TABLE_1_LARGE, large=True), [])
+    head = "paper, ResNet-50: L2, none, single, Ens-10 (Table 1; Table 2: other images)"
+    body = table_1(pieces, (TABLE_1, TABLE_2), head=head)
+    section("Tables 1 and 2: no defense, single, Ens-10", body, ["identity", MAIN], spoken)
+    section("Table 1, large perturbations", table_1(pieces, (TABLE_1_LARGE,), large=True), ["identity", MAIN], spoken)
     section("Smaller changes", small_table(pieces), SMALL_COLUMNS, spoken)
     chosen = chosen_defense(Pieces(place, arguments.net, "tune"))
     if chosen is not None and pieces.judged("clean", chosen) is not None:
         section("Linear search", chosen_table(pieces, chosen), [MAIN, chosen], spoken)
     for other in arguments.other_nets:
-        body = table_1(Pieces(place, other), TABLE_1)
+        papers = [{attack: rows[net] for attack, rows in TABLE_3.items()} for net in (0, 1)]
+        body = table_1(Pieces(place, other), papers, head="paper, other nets: VGG-19; Inception-v3")
         if body:
             lines.extend([f"## Table 3: {other}", "", *body, *adaptive_table(Pieces(place, other), [MAIN], spoken)])
     section("Table 4: destruction rate", table_4(pieces), list(TABLE_4), spoken)
