@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gpu_rows_defenses
 import kornia
 import torch
 from peers import asap_pool_by_fft, loss_with_second_forward
@@ -61,6 +62,8 @@ def main() -> int:
     bandwidth = _copy_rate(timer, device, 1 << (20 if arguments.quick else 30))
     comparisons = [*_sharpening(device, arguments.quick), *_pooling(device, arguments.quick)]
     comparisons += _jafr(device, arguments.quick)
+    for name, run, floor, copy in gpu_rows_defenses.rows(device, quick=arguments.quick):
+        comparisons.append(Comparison([Measurement(name, run, floor)], [Measurement("copy_", copy)]))
     lines = [
         "| what | ms | bytes moved at least, MiB | fraction of copy bandwidth | peer | peer ms | "
         "ours / peer (quartiles) | peak MiB | peer peak MiB |",

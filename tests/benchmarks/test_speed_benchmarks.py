@@ -98,7 +98,15 @@ def test_every_row_of_ops_runs(start, tmp_path):
 def test_every_row_of_gpu_runs_on_the_cpu(start, tmp_path):
     page = tmp_path / "gpu.md"
     assert start("gpu.py", "--quick", "--device", "cpu", "--out", str(page)) == 0
-    for row in ("sharpening, uint8", "TF32", "bfloat16", "channels_last", "JaFR training step"):
+    for row in (
+        "sharpening, uint8",
+        "TF32",
+        "bfloat16",
+        "channels_last",
+        "JaFR training step",
+        "K 100, with a map",
+        "bior2.2",
+    ):
         assert row in page.read_text(), row
 
 
