@@ -108,21 +108,23 @@ def sure_shrink_threshold(details: Tensor, sigma: Tensor) -> Tensor:
         sigma: standard deviation of the noise, broadcastable to the leading sizes (...).
 
     Returns:
-        Thresholds of shape (...); they carry no gradient of ``details``, for which the choice is constant.
+        Thresholds of shape (...), differentiable almost everywhere: a small change moves the chosen magnitude, not the
+        choice.
 
     Source: Donoho and Johnstone, "Adapting to unknown smoothness via wavelet shrinkage" (JASA 1995), the hybrid scheme.
     """
     count = details.shape[-2] * details.shape[-1]
     sigma = sigma.expand(details.shape[:-2])
     scale = torch.where(sigma > 0, sigma, 1.0).detach()
-    magnitude = (details.detach().abs().flatten(-2) / scale[..., None]).sort(dim=-1).values
-    energy = magnitude.square()
-    rank = torch.arange(1, count + 1, dtype=magnitude.dtype, device=magnitude.device)
+    magnitude = details.abs().flatten(-2)
+    ordered, order = (magnitude.detach() / scale[..., None]).sort(dim=-1)
+    energy = ordered.square()
+    rank = torch.arange(1, count + 1, dtype=ordered.dtype, device=ordered.device)
     risk = count - 2 * rank + energy.cumsum(-1) + (count - rank) * energy
-    best = magnitude.gather(-1, risk.argmin(-1, keepdim=True)).squeeze(-1)
-    universal = math.sqrt(2 * math.log(count))
+    best = magnitude.gather(-1, order.gather(-1, risk.argmin(-1, keepdim=True))).squeeze(-1)
+    universal = sigma * math.sqrt(2 * math.log(count))
     is_sparse = energy.mean(-1) - 1 <= math.log2(count) ** 1.5 / math.sqrt(count)
-    return sigma * torch.where(is_sparse, universal, best.clamp(max=universal))
+    return torch.where(is_sparse, universal, torch.minimum(best, universal))
 
 
 def estimate_noise(diagonal: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ DEFENSES: dict[str, Defense] = {
     "blur like wiener": MatchedBlur(WienerFilter()),
     "pixel deflection": PixelDeflection(window=3),
     "wavelet": WaveletDenoising(),
+    "wavelet, visu": WaveletDenoising(method="VisuShrink"),
+    "wavelet, sure": WaveletDenoising(method="SUREShrink"),
     "deflection and wavelet": Sequence([PixelDeflection(window=3), WaveletDenoising()]),
     "squeezing": Sequence([BitDepth(), MedianFilter(), NonLocalMeans()]),
     "random chain": Sequence([TotalVariationMinimization(iterations=10), Quilting(BANK)]),

@@ -89,6 +89,16 @@ def test_sure_shrink_by_brute_force(seed: int, scale: float, size: int) -> None:
     np.testing.assert_allclose(sure_shrink_threshold(details, sigma), wanted, rtol=1e-9)
 
 
+def test_a_sure_threshold_moves_with_the_magnitude_that_it_is() -> None:
+    details = torch.stack([3 * _normal(0, 4, 5), 9 * _normal(1, 4, 5), 0.1 * _normal(2, 4, 5)]).requires_grad_()
+    sigma = torch.tensor([0.9, 1.1, 0.8], dtype=torch.float64, requires_grad=True)
+    threshold = sure_shrink_threshold(details, sigma)
+    gradient = torch.autograd.grad(threshold.sum(), details, retain_graph=True)[0].flatten(1)
+    # the first two are magnitudes of their bands, the last is the universal threshold
+    assert gradient.abs().sum(1).tolist() == [1.0, 1.0, 0.0]
+    assert torch.autograd.gradcheck(sure_shrink_threshold, (details, sigma))
+
+
 def test_no_noise_needs_no_threshold() -> None:
     details, none = _normal(4, 2, 4, 4), torch.zeros(2, dtype=torch.float64)
     for threshold in (bayes_shrink_threshold(details, none), sure_shrink_threshold(details, none)):
