@@ -126,11 +126,13 @@ def per_image(image: Tensor, seeds: Tensor | None) -> Tensor:
     """
     if seeds is None:
         return derive(torch.arange(len(image), device=image.device))
-    if seeds.dtype != torch.int64 or seeds.shape != (len(image),):
-        raise InputError(
-            f"seeds is a {seeds.dtype} tensor of shape {tuple(seeds.shape)}: give one int64 per image, shape "
-            f"({len(image)},)."
+    if not isinstance(seeds, Tensor) or seeds.dtype != torch.int64 or seeds.shape != (len(image),):
+        seen = (
+            f"a {seeds.dtype} tensor of shape {tuple(seeds.shape)}"
+            if isinstance(seeds, Tensor)
+            else f"of type {type(seeds).__name__}"
         )
+        raise InputError(f"seeds is {seen}: give one int64 per image, a tensor of shape ({len(image)},).")
     return seeds.to(image.device)
 
 

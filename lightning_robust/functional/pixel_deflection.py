@@ -79,7 +79,7 @@ def pixel_deflection(
         (True, True)
     """
     # reading every value would take as long as deflecting 100 pixels
-    check_unit_batch(image[..., ::_CHECKED_ROWS, :], "deflections", "Deflect before the normalization.")
+    check_unit_batch(image, "deflections", "Deflect before the normalization.", row_step=_CHECKED_ROWS)
     check_deflection_options(deflections, window, protocol, sampling, replacement)
     seeds = streams.per_image(image, seeds)
     if activation_map is not None:
@@ -120,7 +120,7 @@ def check_deflection_options(deflections: int, window: int, protocol: str, sampl
         if value not in allowed:
             raise InputError(f"{name}={value!r} is unknown: choose one of {', '.join(map(repr, allowed))}.")
     for name, number in (("deflections", deflections), ("window", window)):
-        if not isinstance(number, int) or number < 0:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise InputError(f"{name}={number!r}: give a whole number of at least 0.")
     if protocol == "released" and (sampling, replacement) != ("uniform", "random"):
         raise InputError(

@@ -292,8 +292,10 @@ def test_input_and_global_random_state_are_left_alone():
     [
         (torch.full((1, 3, 8, 8), 3.0), r"lie in \[3, 3\].*before the normalization"),
         (torch.full((1, 3, 8, 8), torch.nan), r"lie in \[nan, nan\]"),
-        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "float images"),
-        (torch.zeros(3, 8, 8), r"shape \(B, C, H, W\)"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"torch.uint8, \(1, 3, 8, 8\): deflections need float images"),
+        (torch.zeros(3, 32, 32), r"\(3, 32, 32\): deflections need .* shape \(B, C, H, W\)"),
+        (torch.zeros(3), r"\(3,\): deflections need"),
+        ([0.5], "The image is list: deflections need"),
     ],
 )
 def test_wrong_images_are_named(image, message):
@@ -313,6 +315,7 @@ def test_a_value_out_of_range_in_an_unchecked_row_is_only_moved():
     [
         ({"deflections": -1}, "deflections=-1"),
         ({"deflections": 2.5}, "deflections=2.5"),
+        ({"deflections": True}, "deflections=True"),
         ({"window": -2}, "window=-2"),
         ({"protocol": "code"}, "protocol='code'"),
         ({"sampling": "normal"}, "sampling='normal'"),
@@ -320,6 +323,7 @@ def test_a_value_out_of_range_in_an_unchecked_row_is_only_moved():
         ({"protocol": "released", "replacement": "min"}, "protocol='released' with"),
         ({"protocol": "released", "sampling": "gaussian"}, "protocol='released' with"),
         ({"seeds": torch.zeros(3, dtype=torch.int64)}, "one int64 per image"),
+        ({"seeds": [1, 2]}, "seeds is of type list: give one int64 per image"),
         ({"activation_map": torch.zeros(2, 3, 3)}, r"shape \(2, 3, 3\).*\(2, 9, 12\)"),
         ({"activation_map": torch.zeros(9, 12)}, r"shape \(9, 12\)"),
         ({"activation_map": torch.zeros(2, 9, 12, dtype=torch.int64)}, "activation_map is torch.int64"),
