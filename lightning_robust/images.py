@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -147,6 +148,11 @@ def check_unit_batch(image: Tensor, wanted_by: str, advice: str, *, row_step: in
     if image.numel() == 0:
         return
     low, high = (value.item() for value in image.detach()[:, :, ::row_step].aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(
+            f"The images hold NaN or infinite values: {wanted_by} need finite ones in [0, 1]. Mend the data "
+            "before this step."
+        )
     if not (low >= -_SLACK and high <= 1 + _SLACK):
         raise InputError(f"The images lie in [{low:.3g}, {high:.3g}]: {wanted_by} need them in [0, 1]. {advice}")
 

@@ -321,7 +321,7 @@ def test_empty_batch_comes_back_empty(attack):
     ("change", "message"),
     [
         ({"image": torch.full((2, 3, 6, 6), 2.0)}, r"lie in \[2, 2\].*Put the normalization inside"),
-        ({"image": torch.full((2, 3, 6, 6), torch.nan)}, r"lie in \[nan, nan\]"),
+        ({"image": torch.full((2, 3, 6, 6), torch.nan)}, "hold NaN or infinite values"),
         ({"image": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)}, "float images"),
         ({"image": torch.zeros(3, 6, 6)}, r"shape \(B, C, H, W\)"),
         ({"target": torch.tensor([0])}, "one row per image"),

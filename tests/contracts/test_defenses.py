@@ -245,7 +245,7 @@ def test_an_empty_batch_stays_empty(name):
     ("image", "message"),
     [
         ((images() - 0.45) / 0.25, r"\[0, 1\]. Purify before the normalization"),
-        (torch.full((1, 3, 8, 8), torch.nan), "nan"),
+        (torch.full((1, 3, 8, 8), torch.nan), "hold NaN or infinite values"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "uint8"),
     ],
     ids=["normalized", "nan", "bytes"],
