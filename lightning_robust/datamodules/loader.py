@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_robust.datamodules.balance import ClassMembers, check_balance
 from lightning_robust.datamodules.epochs import EpochCursor, UnshuffledCursor
 from lightning_robust.datamodules.options import (
     LoaderOptions,
@@ -48,11 +49,13 @@ class ShardLoader:
         shuffle: give every training epoch its own order; False takes the samples as they lie in the shards.
         seed: seed of the order and of ``sample_transform``.
         shuffle_window: shards that are mixed with each other.
+        balance: ``"class"`` to draw all classes equally often in a training epoch, whose length stays the same.
         rank: number of this process among those that share the data.
         world: number of such processes.
         num_workers: worker processes; 0 decodes in this one.
         image_size: height and width (or one number for both): images are scaled to cover it and cropped at the center.
-        sample_transform: Albumentations transform of (H, W, C) uint8 images, seeded by (seed, epoch, sample id).
+        sample_transform: Albumentations transform of (H, W, C) uint8 images, seeded by (seed, epoch, sample id);
+            if balanced, by how often the sample was drawn before in place of the epoch.
         on_error: ``"raise"``, or ``"skip"`` to replace a training sample that cannot be decoded by the next good one
             and count it in :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were skipped.
         options: how workers are run.
@@ -78,6 +81,7 @@ class ShardLoader:
         shuffle: bool = True,
         seed: int = 0,
         shuffle_window: int = 16,
+        balance: Literal["class"] | None = None,
         rank: int = 0,
         world: int = 1,
         num_workers: int = 0,
@@ -88,6 +92,7 @@ class ShardLoader:
     ) -> None:
         check_arguments(batch_size, purpose, num_workers, rank, world)
         check_on_error(on_error, purpose)
+        check_balance(balance, purpose, index.labels, shuffle=shuffle)
         self.index = index
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.num_workers, self.options = num_workers, options
@@ -101,6 +106,7 @@ class ShardLoader:
             shuffle=purpose == "train" and shuffle,
             seed=seed,
             window=shuffle_window,
+            balance=None if balance is None or index.labels is None else ClassMembers(index.labels, index.counts),
         )
         self.sampler = EpochCursor() if self._plan.shuffle else UnshuffledCursor()
         self._maker = BatchMaker(

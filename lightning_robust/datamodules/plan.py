@@ -6,7 +6,7 @@ Rank and world size only select slices of the plan, and the number of workers do
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,18 @@ from lightning_robust.errors import InputError
 from lightning_robust.seeds import derive
 
 Ids: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"
+
+
+class Draws(NamedTuple):
+    """Samples at some positions of an order.
+
+    Attributes:
+        ids: sample ids, int64.
+        rounds: int64; no sample comes twice in one round, so that (sample, round) names a draw of the whole run.
+    """
+
+    ids: Ids
+    rounds: Ids
 
 
 def count_train_batches(samples: int, *, batch_size: int, world: int = 1) -> int:
@@ -100,6 +112,7 @@ class EpochOrder:
         self._counts = np.asarray(counts, dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._path = (seed, epoch)
+        self._epoch = epoch
         keys = derive(np.arange(len(self._counts), dtype=np.int64), "shard order", *self._path)
         self.windows = ShardWindows(self._counts, np.argsort(keys, kind="stable"), window)
         self._held: tuple[int, Ids] = (-1, np.empty(0, np.int64))
@@ -117,6 +130,14 @@ class EpochOrder:
             parts.append(self._window_ids(number)[start - begin : end - begin])
             start, number = end, number + 1
         return np.concatenate(parts)
+
+    def draws(self, start: int, stop: int) -> Draws:
+        """Samples at the positions ``start`` to ``stop``; an epoch is a round."""
+        return Draws(self.ids(start, stop), np.full(stop - start, self._epoch))
+
+    def needed(self, start: int, stop: int) -> list[int]:
+        """Shards that the positions ``start`` to ``stop`` need, or soon will: see :meth:`ShardWindows.needed`."""
+        return self.windows.needed(start, stop)
 
     def _window_ids(self, number: int) -> Ids:
         if self._held[0] != number:

@@ -7,8 +7,7 @@ import queue
 import threading
 import weakref
 
-from lightning_robust.datamodules.plan import ShardWindows
-from lightning_robust.datamodules.tasks import LoaderPlan
+from lightning_robust.datamodules.tasks import LoaderPlan, ShardNeeds
 from lightning_robust.errors import ShardError
 from lightning_robust.shards.cache import Pins, RemoteSet, RemoteShard, ShardCache
 from lightning_robust.shards.download import StoppedError
@@ -17,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReadAhead:
-    """Keeps the shards of the running windows in the cache and fetches those of the next one.
+    """Keeps the shards that the running batches need in the cache and fetches those of the coming ones.
 
     Runs in the process of the loader, in threads: a worker that finds a shard missing fetches it itself, or waits for
     whoever does. Of several loaders that share a cache, each shard is fetched by one.
@@ -30,7 +29,7 @@ class ReadAhead:
 
     def __init__(self, remote: RemoteSet, plan: LoaderPlan, depth: int) -> None:
         self._remote, self._plan, self._depth = remote, plan, depth
-        self._windows: ShardWindows | None = None
+        self._needs: ShardNeeds | None = None
         self._wanted: list[int] = []
         self._pins = Pins(remote.cache)
         self._queue: queue.SimpleQueue[RemoteShard | None] = queue.SimpleQueue()
@@ -43,14 +42,14 @@ class ReadAhead:
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch."""
-        self._windows = self._plan.windows(epoch)
+        self._needs = self._plan.needs(epoch)
 
     def reach(self, number: int) -> None:
         """Fetch what batch ``number`` and those after it need; the shards before it may go."""
-        if self._windows is None:
+        if self._needs is None:
             raise RuntimeError("begin comes first")
         last = min(number + self._depth, self._plan.batches - 1)
-        wanted = self._windows.needed(*self._plan.span(number, last))
+        wanted = self._needs.needed(*self._plan.span(number, last))
         if wanted == self._wanted:
             return
         fresh = [shard for shard in wanted if shard not in set(self._wanted)]

@@ -19,11 +19,11 @@ SETS_OF_STAGE: dict[str, tuple[SetName, ...]] = {
 }
 
 
-def check_unindexed(unindexed: Collection[SetName], epoch_batches: int | None) -> None:
-    """Refuse names that are unknown, and a length of epochs where it does not belong.
+def check_unindexed(unindexed: Collection[SetName], epoch_batches: int | None, balance: str | None) -> None:
+    """Refuse names that are unknown, and settings of the training set that do not go with its having an index or none.
 
     Raises:
-        InputError: naming both arguments.
+        InputError: naming the arguments.
     """
     if not set(unindexed) <= set(SETS):
         raise InputError(f"unindexed={unindexed!r} names sets that are unknown: give some of {SETS}.")
@@ -31,6 +31,11 @@ def check_unindexed(unindexed: Collection[SetName], epoch_batches: int | None) -
         raise InputError(
             f"unindexed={unindexed!r} and epoch_batches={epoch_batches}: a training set without an index needs "
             "epoch_batches, the length of its epochs on each rank; one with an index has its own length."
+        )
+    if "train" in unindexed and balance is not None:
+        raise InputError(
+            f"balance={balance!r} and unindexed={unindexed!r}: samples are drawn by class from an index alone. Index "
+            "the training shards, or leave the balance out."
         )
 
 

@@ -43,6 +43,7 @@ class ShardDataModule(OwnTrainerDataModule):
             None takes images as they are, which must then have one size.
         seed: seed of the order and of all augmentation.
         shuffle_window: shards that are mixed with each other.
+        balance: ``"class"`` to draw all classes equally often in a training epoch, whose length stays the same.
         sample_transform: Albumentations transform of single training images, (H, W, C) uint8, in the workers.
         batch_transform: Kornia augmentation of training batches, or any module from images to images, on the device.
         batch_format: ``"tuple"`` for ``(image, target)``, or the bare image where there are no labels; ``"dict"`` for
@@ -84,6 +85,7 @@ class ShardDataModule(OwnTrainerDataModule):
         image_size: int | tuple[int, int] | None = None,
         seed: int = 0,
         shuffle_window: int = 16,
+        balance: Literal["class"] | None = None,
         sample_transform: Callable[..., Any] | None = None,
         batch_transform: nn.Module | None = None,
         batch_format: Literal["tuple", "dict"] = "tuple",
@@ -101,7 +103,7 @@ class ShardDataModule(OwnTrainerDataModule):
         super().__init__()
         if batch_format not in ("tuple", "dict"):
             raise InputError(f"batch_format={batch_format!r} is unknown: give 'tuple' or 'dict'.")
-        check_unindexed(unindexed, epoch_batches)
+        check_unindexed(unindexed, epoch_batches, balance)
         self.shards: dict[SetName, str | list[str] | None]
         self.shards = {"train": train, "val": val, "test": test, "predict": predict}
         given = [name for name, shards in self.shards.items() if shards is not None]
@@ -112,6 +114,7 @@ class ShardDataModule(OwnTrainerDataModule):
         self.image_size = as_size(image_size)
         self.seed = seed
         self.shuffle_window = shuffle_window
+        self.balance: Literal["class"] | None = balance
         self.sample_transform = checked_transform(sample_transform)
         self.batch_transform = batch_transform
         self.batch_format = batch_format

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from lightning_robust.datamodules.balance import BalancedOrder, ClassMembers
 from lightning_robust.datamodules.plan import (
+    Draws,
     EpochOrder,
     Ids,
     ShardWindows,
@@ -19,6 +22,22 @@ from lightning_robust.datamodules.plan import (
 )
 from lightning_robust.datamodules.ring import BufferRing
 from lightning_robust.datamodules.worker import Task
+
+
+class ShardNeeds(Protocol):
+    """Says which shards the coming positions of an epoch need."""
+
+    def needed(self, start: int, stop: int) -> list[int]:
+        """Shards that the positions ``start`` to ``stop`` need, and those to fetch ahead."""
+        ...
+
+
+class Order(ShardNeeds, Protocol):
+    """The order of the training samples in one epoch."""
+
+    def draws(self, start: int, stop: int) -> Draws:
+        """Samples at the positions ``start`` to ``stop``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,7 @@ class LoaderPlan:
         shuffle: whether every training epoch has its own order.
         seed: seed of the order.
         window: shards that are mixed with each other.
+        balance: samples by class, if every class is to be drawn equally often.
     """
 
     counts: Ids
@@ -47,6 +67,7 @@ class LoaderPlan:
     shuffle: bool
     seed: int
     window: int
+    balance: ClassMembers | None = None
 
     def __post_init__(self) -> None:
         check_window(self.window)
@@ -68,13 +89,14 @@ class LoaderPlan:
         """Samples of one batch of all ranks together."""
         return self.batch_size * self.world
 
-    def settings(self) -> dict[str, int | bool]:
+    def settings(self) -> dict[str, int | bool | str | None]:
         """What the order of the batches depends on, besides the shards; the same on every rank."""
         return {
             "seed": self.seed,
             "shuffle_window": self.window,
             "shuffle": self.shuffle,
             "global_batch_size": self.global_batch,
+            "balance": None if self.balance is None else "class",
         }
 
     def tasks(self, epoch: int, first: int, shape: tuple[int, ...], ring: BufferRing | None) -> Iterator[Task]:
@@ -85,12 +107,13 @@ class LoaderPlan:
         order = self._order(epoch)
         for number in range(first, self.batches):
             slot = None if ring is None else ring.take()
-            yield Task(slot, epoch, self._ids(number, order).tolist(), shape)
+            ids, rounds = self._draws(number, epoch, order)
+            yield Task(slot, ids.tolist(), rounds.tolist(), shape)
 
-    def windows(self, epoch: int) -> ShardWindows:
-        """The shards in the order in which an epoch needs them."""
+    def needs(self, epoch: int) -> ShardNeeds:
+        """The shards that the positions of an epoch need."""
         if self.shuffle:
-            return self._order(epoch).windows
+            return self._order(epoch)
         return ShardWindows(self.counts, np.arange(len(self.counts)), self.window)
 
     def span(self, first: int, last: int) -> tuple[int, int]:
@@ -101,13 +124,19 @@ class LoaderPlan:
         own = self.samples // self.world
         return first * own // self.batches * self.world, -(-(last + 1) * (own + 1) // self.batches) * self.world
 
-    def _order(self, epoch: int) -> EpochOrder:
+    def _order(self, epoch: int) -> Order:
+        if self.balance is not None:
+            length = self.batches * self.global_batch
+            return BalancedOrder(self.balance, seed=self.seed, epoch=epoch, length=length)
         return EpochOrder(self.counts, seed=self.seed, epoch=epoch, window=self.window)
 
-    def _ids(self, number: int, order: EpochOrder) -> Ids:
+    def _draws(self, number: int, epoch: int, order: Order) -> Draws:
         if not self.train:
-            return evaluation_batch(
+            ids = evaluation_batch(
                 number, samples=self.samples, batch_size=self.batch_size, rank=self.rank, world=self.world
             )
+            return Draws(ids, np.full(len(ids), epoch))
         start, stop = train_batch_positions(number, batch_size=self.batch_size, rank=self.rank, world=self.world)
-        return order.ids(start, stop) if self.shuffle else np.arange(start, stop, dtype=np.int64)
+        if self.shuffle:
+            return order.draws(start, stop)
+        return Draws(np.arange(start, stop, dtype=np.int64), np.full(stop - start, epoch))

@@ -23,11 +23,11 @@ MOST_SKIPPED_IN_A_ROW = 100
 
 
 class Task(NamedTuple):
-    """One batch to make: the buffer to fill (None for a new one), the epoch, the sample ids, the image shape."""
+    """One batch to make: the buffer to fill (None for a new one), sample ids and their rounds, the image shape."""
 
     slot: int | None
-    epoch: int
     ids: list[int]
+    rounds: list[int]
     shape: tuple[int, ...]
 
 
@@ -139,7 +139,7 @@ class BatchMaker:
         rows = images.numpy()
         ids, skipped = list(task.ids), dict[int, str]()
         for row, payload in enumerate(self._payloads(task.ids)):
-            pixels, ids[row] = self._image(task.ids[row], task.epoch, payload, skipped)
+            pixels, ids[row] = self._image(task.ids[row], task.rounds[row], payload, skipped)
             if pixels.shape != task.shape:
                 raise InputError(self._unequal(ids[row], pixels.shape, task.shape))
             rows[row] = pixels
@@ -155,7 +155,7 @@ class BatchMaker:
                 raise
             return [None] * len(ids)
 
-    def _image(self, sample: int, epoch: int, payload: bytes | None, skipped: dict[int, str]) -> tuple[Pixels, int]:
+    def _image(self, sample: int, turn: int, payload: bytes | None, skipped: dict[int, str]) -> tuple[Pixels, int]:
         """The image of a sample and its id, or, where it is bad and may be skipped, those of the next good one."""
         for candidate in range(sample, sample + MOST_SKIPPED_IN_A_ROW):
             candidate %= len(self._index)
@@ -167,7 +167,7 @@ class BatchMaker:
                 skipped[candidate] = str(error)
                 payload = None
                 continue
-            return self._transformed(image, candidate, epoch), candidate
+            return self._transformed(image, candidate, turn), candidate
         raise ShardError(
             f"{MOST_SKIPPED_IN_A_ROW} samples in a row could not be read from {self._index.describe(sample)} on, "
             f"the first because: {skipped[sample]} Check the shards; on_error='skip' is for single bad samples."
@@ -180,9 +180,9 @@ class BatchMaker:
             # naming the member costs a read, so it is done only for the sample that fails
             return decode_image(payload, where=self._index.describe(sample))
 
-    def _transformed(self, image: Pixels, sample: int, epoch: int) -> Pixels:
+    def _transformed(self, image: Pixels, sample: int, turn: int) -> Pixels:
         if self._transform is not None:
-            seed = int(derive(np.array([sample]), "sample transform", self._seed, epoch)[0]) & ((1 << 63) - 1)
+            seed = int(derive(np.array([sample]), "sample transform", self._seed, turn)[0]) & ((1 << 63) - 1)
             image = transform_image(self._transform, image, seed)
         return image if self._image_size is None else fit_image(image, self._image_size)
 

@@ -145,11 +145,11 @@ def test_the_shards_of_each_batch_are_among_those_needed(shards, train, shuffle,
     index = open_index(shards)
     for rank in range(world):
         plan = LoaderPlan(index.counts, 5, rank, world, train=train, shuffle=train and shuffle, seed=0, window=1)
-        windows, depth = plan.windows(2), 2
+        needs, depth = plan.needs(2), 2
         batches = [task.ids for task in plan.tasks(2, 0, (8, 8, 3), None)]
         for number in range(len(batches)):
             last = min(number + depth, len(batches) - 1)
-            needed = windows.needed(*plan.span(number, last))
+            needed = needs.needed(*plan.span(number, last))
             used = {int(shard) for ids in batches[number : last + 1] for shard in index.locate(ids)[0]}
             assert used <= set(needed)
             assert len(needed) == len(set(needed)) <= 6
