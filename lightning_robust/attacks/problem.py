@@ -128,7 +128,7 @@ def make_problem(
     Args:
         model: images to logits.
         image: as :func:`check_image` wants it; half precision is attacked in float32.
-        target: shape (B, ...).
+        target: class indices of any integer type, shape (B,), or what ``loss_fn`` takes, shape (B, ...).
         eps: one budget, or one per sample.
         norm: of the ball.
         loss_fn: (logits, target) to losses of shape (B,).
@@ -143,12 +143,13 @@ def make_problem(
     if not isinstance(target, Tensor) or target.shape[:1] != image.shape[:1]:
         seen = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
         raise InputError(f"The target is {seen} for {len(image)} images: give a tensor with one row per image.")
+    target = _indices_as_int64(target.detach()).clone()
     dtype = image.dtype if image.dtype == torch.float64 else torch.float32
     image = image.detach().clone().to(dtype).clamp(0, 1)
     return Problem(
         model=model,
         image=image,
-        target=target.detach().clone(),
+        target=target,
         eps=per_sample(eps, image, "eps").view(-1, 1, 1, 1),
         seeds=streams.per_image(image, seeds).clone(),
         loss_fn=loss_fn,
@@ -229,6 +230,17 @@ def check_image(image: Tensor) -> None:
         "attacks",
         "Put the normalization inside the attacked model, for example model = nn.Sequential(normalize, net).",
     )
+
+
+def _indices_as_int64(target: Tensor) -> Tensor:
+    if target.ndim != 1 or target.is_floating_point() or target.is_complex():
+        return target
+    if target.dtype == torch.bool:
+        raise InputError(
+            "The targets are booleans, one per image: give class indices, integers from 0, for example target.long() "
+            "for a model of two classes."
+        )
+    return target.to(torch.int64)
 
 
 def _classes(target: Tensor) -> tuple[int, int] | None:

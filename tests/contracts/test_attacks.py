@@ -311,6 +311,14 @@ def test_bound_of_one_fools_a_model_everywhere(attack):
 
 
 @every_attack
+def test_class_indices_may_have_any_integer_type(attack):
+    net, (image, target) = net_of().eval(), batch_of(3)
+    expected = attack(net, image, target, eps=0.1)
+    for dtype in (torch.uint8, torch.int32):
+        assert torch.equal(attack(net, image, target.to(dtype), eps=0.1), expected)
+
+
+@every_attack
 def test_empty_batch_comes_back_empty(attack):
     image, target = batch_of(2)
     assert attack(net_of(), image[:0], target[:0], eps=0.1).shape == (0, 3, 6, 6)
@@ -327,6 +335,7 @@ def test_empty_batch_comes_back_empty(attack):
         ({"target": torch.tensor([0])}, "one row per image"),
         ({"target": torch.tensor([0, 3])}, r"class 3.*3 classes"),
         ({"target": torch.tensor([-1, 0])}, r"class -1.*3 classes"),
+        ({"target": torch.tensor([False, True])}, "targets are booleans.*give class indices"),
         ({"eps": -0.1}, "eps=-0.1 is not a budget"),
         ({"eps": torch.rand(3)}, r"eps has shape \(3,\) for 2 images"),
         ({"seeds": torch.tensor([0, 1], dtype=torch.int32)}, "one int64 per image"),
