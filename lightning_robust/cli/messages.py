@@ -60,6 +60,12 @@ def explain(message: str, parser: argparse.ArgumentParser) -> str:
 
 def _explain_argument(name: str) -> str:
     owners = _arguments()
+    if name in owners:
+        return (
+            f"Argument {name!r} belongs to {' and '.join(owners[name])}, which is not the class that this option sets "
+            "(of a list, as --trainer.callbacks, the last entry). Give the list anew, or save the configuration "
+            "(`lightning-robust configs NAME`) and edit it."
+        )
     hint = did_you_mean(name, owners)
     meant = hint.rpartition(" Did you mean ")[2].strip("'?")
     owner = f" It belongs to {' and '.join(owners[meant])}." if meant in owners else ""

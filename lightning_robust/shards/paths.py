@@ -84,7 +84,7 @@ def _expand_entry(entry: str, remote: RemoteOptions) -> list[str]:
     if missing:
         raise ShardError(
             f"Shard {missing[0]!r} is missing ({len(missing)} of the {len(paths)} named by {entry!r}). "
-            "Check the path, or fetch it again."
+            "Check the path, or fetch it again; `lightning-robust shards pack` makes shards of images."
         )
     return paths
 

@@ -12,7 +12,7 @@ from support.web import web_server
 
 from lightning_robust.cli import demo_data
 from lightning_robust.cli.demo_report import demo_table
-from lightning_robust.cli.demo_train import PLAIN, ROBUST, DemoResult
+from lightning_robust.cli.demo_train import PLAIN, ROBUST, DemoResult, DemoSettings, _data
 from lightning_robust.cli.main import main
 from lightning_robust.errors import InputError
 from lightning_robust.evaluation import Record, load_records
@@ -170,3 +170,11 @@ def test_the_table_says_where_nets_cannot_be_told_apart() -> None:
     assert "not distinguishable" in table
     assert "2.5 times" in table
     assert "not distinguishable" not in demo_table({PLAIN: result(90, 2.0), ROBUST: result(50, 5.0)})
+
+
+def test_few_images_still_make_some_steps(tmp_path: Path) -> None:
+    _images(tmp_path / "few", 20)
+    shards = demo_data.user_shards(str(tmp_path / "few"), 8)
+    data = _data(shards, DemoSettings())
+    data.setup("fit")
+    assert len(data.train_dataloader()) >= 8

@@ -74,6 +74,7 @@ def test_a_wrong_key_in_a_config_is_named_with_the_right_one(
         ([*MODEL, "--model.lr=fast"], "lr should be float, not 'fast'"),
         ([*MODEL, "--trainer.max_epochs=many"], "trainer.max_epochs should be int or None, not 'many'"),
         ([*MODEL, "--model.momentm=0.1"], "Did you mean 'momentum'? It belongs to ImageClassifier."),
+        ([*MODEL, "--model.alpha=0.1"], "'alpha' belongs to PreemptiveSharpening, which is not the class"),
         (["--model=ImageClasifier"], "Did you mean 'ImageClassifier'?"),
         (["--config", "missing.yaml"], "missing.yaml"),
         ([], "There is no model."),
