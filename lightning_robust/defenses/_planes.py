@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -62,6 +63,17 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
     if not low <= value <= high:
         wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise InputError(f"{name}={value} is out of range: give a number {wanted}.")
+
+
+def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None:
+    """Refuse a count or a size that is no whole number in [low, high].
+
+    Raises:
+        InputError: naming the parameter and its range.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InputError(f"{name}={value!r} is no whole number: give an int of at least {low}.")
+    check_range(name, value, low, high)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

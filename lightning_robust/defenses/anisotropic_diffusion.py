@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_robust.defenses._planes import check_choice, check_range
+from lightning_robust.defenses._planes import check_choice, check_range, check_whole
 from lightning_robust.defenses.contract import Defense
 
 
@@ -40,7 +40,7 @@ class AnisotropicDiffusion(Defense):
         conductance: Literal["exponential", "rational"] = "exponential",
     ) -> None:
         super().__init__()
-        check_range("iterations", iterations, 1)
+        check_whole("iterations", iterations, 1)
         check_range("kappa", kappa, 1e-6)
         check_range("step_size", step_size, 0, 0.25)
         check_choice("conductance", conductance, ("exponential", "rational"))

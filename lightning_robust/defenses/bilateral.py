@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_robust.defenses._planes import check_range, mean
+from lightning_robust.defenses._planes import check_range, check_whole, mean
 from lightning_robust.defenses.contract import Defense
 from lightning_robust.errors import InputError
 
@@ -39,7 +39,8 @@ class BilateralFilter(Defense):
 
     def __init__(self, *, window: int = 7, sigma_space: float = 1.0, sigma_color: float | None = None) -> None:
         super().__init__()
-        if window < 1 or window % 2 == 0:
+        check_whole("window", window, 1)
+        if window % 2 == 0:
             raise InputError(f"window={window} has no middle pixel: give an odd number of at least 1.")
         check_range("sigma_space", sigma_space, 1e-3)
         if sigma_color is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_robust.defenses._planes import check_range
+from lightning_robust.defenses._planes import check_whole
 from lightning_robust.defenses.contract import Defense
 
 
@@ -34,7 +34,7 @@ class BitDepth(Defense):
 
     def __init__(self, *, bits: int = 5) -> None:
         super().__init__()
-        check_range("bits", bits, 1, 8)
+        check_whole("bits", bits, 1, 8)
         self.bits = bits
 
     def extra_repr(self) -> str:

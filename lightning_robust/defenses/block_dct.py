@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from kornia.color import rgb_to_ycbcr, ycbcr_to_rgb
 from torch import Tensor
 
-from lightning_robust.defenses._planes import check_channels, check_range, mean
+from lightning_robust.defenses._planes import check_channels, check_range, check_whole, mean
 from lightning_robust.defenses.contract import Defense
 
 
@@ -35,7 +35,7 @@ class BlockDCT(Defense):
 
     def __init__(self, *, block: int = 8, sigma: float = 0.04) -> None:
         super().__init__()
-        check_range("block", block, 2)
+        check_whole("block", block, 2)
         check_range("sigma", sigma, 0)
         self.block = block
         self.sigma = sigma

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_robust import seeds as streams
-from lightning_robust.defenses._planes import check_range, take
+from lightning_robust.defenses._planes import check_whole, take
 from lightning_robust.errors import InputError
 from lightning_robust.images import check_unit_batch
 
@@ -45,8 +45,8 @@ class CropEnsemble(nn.Module):
 
     def __init__(self, model: nn.Module, *, crops: int = 30, size: int = 90, resize: bool = True) -> None:
         super().__init__()
-        check_range("crops", crops, 1)
-        check_range("size", size, 1)
+        check_whole("crops", crops, 1)
+        check_whole("size", size, 1)
         self.model = model
         self.crops = crops
         self.size = size

@@ -10,7 +10,7 @@ from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor
 
 from lightning_robust.defenses._eight_bit import Bytes, map_bytes
-from lightning_robust.defenses._planes import check_channels, check_choice, check_range
+from lightning_robust.defenses._planes import check_channels, check_choice, check_whole
 from lightning_robust.defenses.contract import Defense
 
 
@@ -35,7 +35,7 @@ class JPEG(Defense):
 
     def __init__(self, *, quality: int = 75, backward: Literal["identity", "kornia"] = "identity") -> None:
         super().__init__()
-        check_range("quality", quality, 1, 100)
+        check_whole("quality", quality, 1, 100)
         check_choice("backward", backward, ("identity", "kornia"))
         self.quality = quality
         self.backward = backward

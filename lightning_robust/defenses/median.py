@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from kornia.filters import median_blur
 from torch import Tensor
 
-from lightning_robust.defenses._planes import check_range
+from lightning_robust.defenses._planes import check_whole
 from lightning_robust.defenses.contract import Defense
 
 
@@ -29,7 +29,7 @@ class MedianFilter(Defense):
 
     def __init__(self, *, size: int = 2) -> None:
         super().__init__()
-        check_range("size", size, 2, 3)
+        check_whole("size", size, 2, 3)
         self.size = size
 
     def extra_repr(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_robust.defenses._eight_bit import Bytes, map_bytes
-from lightning_robust.defenses._planes import check_channels, check_choice, check_range
+from lightning_robust.defenses._planes import check_channels, check_choice, check_range, check_whole
 from lightning_robust.defenses.contract import Defense
 from lightning_robust.errors import InputError
 
@@ -47,7 +47,8 @@ class NonLocalMeans(Defense):
     ) -> None:
         super().__init__()
         for name, width in (("search", search), ("patch", patch)):
-            if width < 1 or width % 2 == 0:
+            check_whole(name, width, 1)
+            if width % 2 == 0:
                 raise InputError(f"{name}={width} has no middle pixel: give an odd number of at least 1.")
         check_range("strength", strength, 0)
         check_choice("variant", variant, ("corrected", "released"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust import seeds as streams
-from lightning_robust.defenses._planes import check_range
+from lightning_robust.defenses._planes import check_whole
 from lightning_robust.errors import InputError
 
 
@@ -54,8 +54,8 @@ class PatchBank:
         Raises:
             InputError: if there is no image, one is smaller than a patch, or they differ in channels or leave [0, 1].
         """
-        check_range("patch", patch, 3)
-        check_range("per_image", per_image, 1)
+        check_whole("patch", patch, 3)
+        check_whole("per_image", per_image, 1)
         cuts = []
         for position, image in enumerate(_one_by_one(images)):
             height, width = image.shape[1:]

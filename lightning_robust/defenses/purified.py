@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_robust import seeds as streams
+from lightning_robust.defenses._planes import check_whole
 from lightning_robust.defenses.contract import Defense
 from lightning_robust.errors import InputError, NoEffectWarning
 from lightning_robust.images import check_unit_batch
@@ -117,7 +118,7 @@ class Purified(nn.Module):
         seeds: int64, shape (B,), instead of the above.
 
     Raises:
-        InputError: if ``defense`` is no :class:`Defense`, or a number is less than 1.
+        InputError: if ``defense`` is no :class:`Defense`, or a number is no whole one of at least 1.
 
     Source: Prakash et al., "Deflecting Adversarial Attacks with Pixel Deflection" (CVPR 2018), Tables 1 to 3.
     """
@@ -163,15 +164,13 @@ def check_votes(defense: object, votes: int, votes_at_once: int | None) -> None:
     """Refuse what cannot vote, and warn of votes that are all the same.
 
     Raises:
-        InputError: if ``defense`` is no :class:`Defense`, or a number is less than 1.
+        InputError: if ``defense`` is no :class:`Defense`, or a number is no whole one of at least 1.
     """
     if not isinstance(defense, Defense):
         raise InputError(f"defense is a {type(defense).__name__}: give a lightning_robust.defenses.Defense.")
-    if votes < 1 or (votes_at_once is not None and votes_at_once < 1):
-        raise InputError(
-            f"votes={votes} and votes_at_once={votes_at_once}: give at least 1 vote, and at least 1 of them at once "
-            "or None."
-        )
+    check_whole("votes", votes, 1)
+    if votes_at_once is not None:
+        check_whole("votes_at_once", votes_at_once, 1)
     if votes > 1 and not defense.is_random:
         warnings.warn(
             f"{type(defense).__name__} draws nothing at random, so its {votes} votes are the same and cost {votes} "

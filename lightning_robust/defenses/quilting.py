@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_robust import seeds as streams
-from lightning_robust.defenses._planes import check_choice, check_range
+from lightning_robust.defenses._planes import check_choice, check_whole
 from lightning_robust.defenses.contract import Defense
 from lightning_robust.defenses.patch_bank import PatchBank
 from lightning_robust.errors import InputError
@@ -54,7 +54,7 @@ class Quilting(Defense):
         super().__init__()
         check_choice("stitch", stitch, ("cut", "paste", "average"))
         patches = (bank if isinstance(bank, PatchBank) else PatchBank.load(bank)).patches
-        check_range("neighbors", neighbors, 1, len(patches))
+        check_whole("neighbors", neighbors, 1, len(patches))
         self.register_buffer("patches", patches, persistent=False)
         self.neighbors = neighbors
         self.stitch = stitch

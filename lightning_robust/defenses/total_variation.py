@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_robust import seeds as streams
-from lightning_robust.defenses._planes import check_choice, check_range
+from lightning_robust.defenses._planes import check_choice, check_range, check_whole
 from lightning_robust.defenses.contract import Defense
 
 
@@ -36,7 +36,7 @@ class TotalVariationChambolle(Defense):
         super().__init__()
         check_range("weight", weight, 1e-6)
         check_range("tolerance", tolerance, 0)
-        check_range("iterations", iterations, 1)
+        check_whole("iterations", iterations, 1)
         self.weight = weight
         self.tolerance = tolerance
         self.iterations = iterations
@@ -104,7 +104,7 @@ class TotalVariationMinimization(Defense):
         check_range("drop_rate", drop_rate, 0, 0.99)
         check_range("weight", weight, 1e-6)
         check_choice("drop", drop, ("value", "pixel"))
-        check_range("iterations", iterations, 1)
+        check_whole("iterations", iterations, 1)
         self.drop_rate = drop_rate
         self.weight = weight
         self.drop = drop

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_robust.defenses._planes import check_range, mean
+from lightning_robust.defenses._planes import check_whole, mean
 from lightning_robust.defenses.contract import Defense
 from lightning_robust.errors import InputError
 
@@ -31,7 +31,7 @@ class WienerFilter(Defense):
 
     def __init__(self, *, size: int = 3) -> None:
         super().__init__()
-        check_range("size", size, 3)
+        check_whole("size", size, 3)
         if size % 2 == 0:
             raise InputError(f"size={size} has no middle pixel: give an odd number of at least 3.")
         self.size = size

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from lightning_robust.defenses import (
     BilateralFilter,
     BitDepth,
     BlockDCT,
+    CropEnsemble,
     Defense,
     Identity,
     MatchedBlur,
@@ -28,6 +30,7 @@ from lightning_robust.defenses import (
     NonLocalMeans,
     PatchBank,
     PixelDeflection,
+    Purified,
     Quilting,
     RandomResizePad,
     Sequence,
@@ -253,3 +256,34 @@ def test_an_empty_batch_stays_empty(name):
 def test_what_is_no_unit_image_is_refused(name, image, message):
     with pytest.raises(InputError, match=message):
         DEFENSES[name](image)
+
+
+@pytest.mark.parametrize("wrong", [2.5, 3.0, True, "3"], ids=repr)
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (JPEG, "quality"),
+        (BitDepth, "bits"),
+        (MedianFilter, "size"),
+        (WienerFilter, "size"),
+        (NonLocalMeans, "search"),
+        (NonLocalMeans, "patch"),
+        (BilateralFilter, "window"),
+        (AnisotropicDiffusion, "iterations"),
+        (TotalVariationChambolle, "iterations"),
+        (TotalVariationMinimization, "iterations"),
+        (BlockDCT, "block"),
+        (PixelDeflection, "deflections"),
+        (PixelDeflection, "window"),
+        (partial(Quilting, BANK), "neighbors"),
+        (partial(PatchBank.from_images, torch.rand(1, 3, 9, 9)), "patch"),
+        (partial(PatchBank.from_images, torch.rand(1, 3, 9, 9)), "per_image"),
+        (partial(CropEnsemble, torch.nn.Flatten()), "crops"),
+        (partial(CropEnsemble, torch.nn.Flatten()), "size"),
+        (partial(Purified, torch.nn.Flatten(), PixelDeflection()), "votes"),
+        (partial(Purified, torch.nn.Flatten(), PixelDeflection()), "votes_at_once"),
+    ],
+)
+def test_counts_and_sizes_are_whole_numbers(make, option, wrong):
+    with pytest.raises(InputError, match=rf"^{option}={wrong!r}.* whole number"):
+        make(**{option: wrong})
