@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Literal, TypeAlias
 
 import torch
@@ -41,14 +42,11 @@ def check_denoising(
             raise InputError(f"{name}={value!r} is unknown: choose one of {', '.join(map(repr, allowed))}.")
     if levels is not None and (isinstance(levels, bool) or not isinstance(levels, int) or levels < 1):
         raise InputError(f"levels={levels!r} denoises nothing: give at least 1, or None for the default.")
-    if not (sigma is None or isinstance(sigma, Tensor)):
-        values = list(sigma) if isinstance(sigma, Sequence) else [sigma]
-        wrong = next((value for value in values if not (math.isfinite(value) and value >= 0)), None)
-        if wrong is not None or not values:
-            raise InputError(
-                f"sigma={sigma} is no standard deviation of noise: give a finite number of at least 0, one for each "
-                "channel, or None to estimate it."
-            )
+    if sigma is not None and not _is_noise_level(sigma):
+        raise InputError(
+            f"sigma={sigma!r} is no standard deviation of noise: give a finite number of at least 0, one for each "
+            "channel, or None to estimate it."
+        )
     bank: FilterBank = filter_bank(wavelet)
     return bank
 
@@ -91,6 +89,22 @@ def read_images(image: Tensor, ycbcr: bool | None) -> tuple[Tensor, bool]:
         raise InputError(f"ycbcr=True needs 3 channels and the image has {channels}: leave ycbcr out.")
     batch = batch if batch.dtype in (torch.float32, torch.float64) else batch.float()
     return batch, channels == 3 if ycbcr is None else ycbcr
+
+
+def _is_noise_level(sigma: float | Sequence[float] | Tensor) -> bool:
+    if isinstance(sigma, Tensor):
+        if sigma.dtype == torch.bool or sigma.is_complex():
+            return False
+        # elsewhere the answer would have to be waited for
+        if sigma.device.type != "cpu" or torch.compiler.is_compiling():
+            return True
+        level = sigma.detach()
+        return bool(((level >= 0) & level.isfinite()).all())
+    values = list(sigma) if isinstance(sigma, Sequence) else [sigma]
+    return bool(values) and all(
+        isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+        for value in values
+    )
 
 
 def _check_range(image: Tensor) -> None:
