@@ -72,7 +72,7 @@ def frozen_model(model: Model, *, mode: Mode = "eval", keep_statistics: bool = T
     """
     if mode not in ("eval", "train"):
         raise InputError(f"mode={mode!r} is unknown: choose 'eval' or 'train'.")
-    module = _module_of(model)
+    module = module_of(model)
     if module is None:
         yield
         return
@@ -87,6 +87,12 @@ def frozen_model(model: Model, *, mode: Mode = "eval", keep_statistics: bool = T
         for parameter in trainable:
             parameter.requires_grad = False
         yield
+
+
+def module_of(model: Model) -> nn.Module | None:
+    """Return the module that a model is or is a bound method of, or None."""
+    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
 
 
 def _restore(modes: dict[nn.Module, bool], trainable: list[nn.Parameter]) -> None:
@@ -113,8 +119,3 @@ def _kept_statistics(module: nn.Module) -> Iterator[None]:
         for buffer, old in zip(others, before, strict=True):
             if not torch.equal(buffer, old):
                 buffer.copy_(old)
-
-
-def _module_of(model: Model) -> nn.Module | None:
-    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_robust import seeds as streams
-from lightning_robust.attacks.contract import Model
+from lightning_robust.attacks.contract import Model, module_of
 from lightning_robust.attacks.losses import LossFunction, are_class_indices
 from lightning_robust.attacks.norms import Norm
 from lightning_robust.errors import InputError
@@ -251,8 +251,6 @@ def _classes(target: Tensor) -> tuple[int, int] | None:
 
 
 def _model_dtype(model: Model, default: torch.dtype) -> torch.dtype:
-    if isinstance(model, nn.Module):
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
-                return parameter.dtype
-    return default
+    module = module_of(model)
+    parameters = () if module is None else module.parameters()
+    return next((parameter.dtype for parameter in parameters if parameter.is_floating_point()), default)

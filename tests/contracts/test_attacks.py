@@ -238,6 +238,7 @@ def test_model_in_bfloat16_is_attacked_in_its_own_precision(attack):
     image, _ = batch_of(2, dtype=torch.bfloat16)
     result = attack(net, image, predictions(net, image), eps=3.0)
     assert (size_of(attack, result.float() - image.float()) > 0).all()
+    assert torch.equal(attack(net.forward, image, predictions(net, image), eps=3.0), result)
 
 
 @every_attack
