@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from lightning_robust.errors import InputError
 if TYPE_CHECKING:
     from lightning_robust.shards.sources import SampleSource
 
+_SPLITS = {"train", "val", "valid", "validation", "test"}
 _LISTS = ("csv", "jsonl", "parquet")
 _FORMATS = ("folder", *_LISTS, "cifar", "svhn", "tinyimagenet")
 _BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".mat": "svhn"}
@@ -86,7 +88,14 @@ def _source(options: argparse.Namespace) -> SampleSource:
         return sources.svhn_mat(source, options.split)
     if kind == "tinyimagenet":
         return sources.tiny_image_net(source, options.split)
-    return sources.image_folder(source, classes=classes)
+    found = sources.image_folder(source, classes=classes)
+    if found.classes is not None and len(found.classes) > 1 and _SPLITS.issuperset(found.classes):
+        print(
+            f"warning: the subfolders {', '.join(found.classes)} of {source} are taken for classes. If they are splits, "
+            f"pack each by itself: lightning-robust shards pack {source / found.classes[0]} ...",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _guess(source: Path) -> str:

@@ -82,3 +82,10 @@ def test_class_names_are_refused_where_the_source_has_its_own(tmp_path, capsys):
     assert main(["pack", str(_svhn(tmp_path)), str(tmp_path / "set"), "--classes", str(tmp_path / "classes.txt")]) == 1
     assert "a source of format svhn has its own" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+def test_splits_that_are_taken_for_classes_are_pointed_out(tmp_path, capsys):
+    for split in ("train", "val"):
+        _image(tmp_path / "photos" / split / "0.png")
+    assert main(["pack", str(tmp_path / "photos"), str(tmp_path / "shards"), "--dry-run"]) == 0
+    assert "train, val" in capsys.readouterr().err
