@@ -91,8 +91,8 @@ def _source(options: argparse.Namespace) -> SampleSource:
     found = sources.image_folder(source, classes=classes)
     if found.classes is not None and len(found.classes) > 1 and _SPLITS.issuperset(found.classes):
         print(
-            f"warning: the subfolders {', '.join(found.classes)} of {source} are taken for classes. If they are splits, "
-            f"pack each by itself: lightning-robust shards pack {source / found.classes[0]} ...",
+            f"warning: the subfolders {', '.join(found.classes)} of {source} are taken for classes. If they are "
+            f"splits, pack each by itself: lightning-robust shards pack {source / found.classes[0]} ...",
             file=sys.stderr,
         )
     return found
