@@ -27,13 +27,14 @@ class Observation:
         logits: shape (B, number of classes).
         features: the last map before the head, shape (B, K, h, w); or None where there is none.
         head: the last linear layer or 1x1 convolution that ran, its input and its output; or None.
-        has_tokens: whether a linear layer got a sequence after the map was made, as in a transformer.
+        is_left: whether the net went on from the map with something else than maps: a linear layer got a sequence, as
+            in a transformer, or the channels moved to the end.
     """
 
     logits: Tensor
     features: Tensor | None
     head: tuple[nn.Linear | nn.Conv2d, Tensor, Tensor] | None
-    has_tokens: bool
+    is_left: bool
 
 
 def observe(model: nn.Module, image: Tensor, *, layer: str | None, head: str | None) -> Observation:
@@ -71,7 +72,7 @@ def observe(model: nn.Module, image: Tensor, *, layer: str | None, head: str | N
             "shape (B, number of classes). Wrap the net in a module that does."
         )
     features = watcher.named if layer is not None else watcher.features if watcher.head else watcher.latest
-    return Observation(logits, features, watcher.head, watcher.has_tokens)
+    return Observation(logits, features, watcher.head, watcher.is_left)
 
 
 def class_weights(seen: Observation, *, is_named: bool) -> Tensor:
@@ -115,17 +116,21 @@ def spatial_features(seen: Observation, *, is_named: bool) -> Tensor:
     Raises:
         InputError: if the net has none.
     """
-    if seen.features is None or (seen.has_tokens and not is_named):
+    if seen.features is None or (seen.is_left and not is_named):
         raise InputError(
-            "The net has no spatial map of features before its logits (it flattens the image or turns it into tokens), "
-            "so there is no activation map. Name a layer of shape (B, K, h, w) by layer='...', or take the map from "
-            "another net: RobustActivationMap(model=...)."
+            "The net has no spatial map of features before its logits (it flattens the image, turns it into tokens or "
+            "moves the channels to the end), so there is no activation map. Name a layer of shape (B, K, h, w) by "
+            "layer='...', or take the map from another net: RobustActivationMap(model=...)."
         )
     return seen.features
 
 
 class _Watcher(TorchFunctionMode):
-    """Keeps the latest map that any operation returned, since nets make and pool maps outside of modules too."""
+    """Keeps the latest map that any operation returned, since nets make and pool maps outside of modules too.
+
+    A convolution makes a map. What other operations return is one if its channels or its sides are those of the latest
+    map: pooling keeps the channels, gates and concatenation keep the sides. (B, h, w, K) has neither, unless h is K.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,8 +138,14 @@ class _Watcher(TorchFunctionMode):
         self.named: Tensor | None = None
         self.features: Tensor | None = None
         self.head: tuple[nn.Linear | nn.Conv2d, Tensor, Tensor] | None = None
-        self.has_tokens = False
-        self._convolved = False
+        self._has_tokens = False
+        self._is_moved = False
+        self._was_moved = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the map that is kept is not what the net went on with."""
+        return self._has_tokens or (self._was_moved if self.head else self._is_moved)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -143,17 +154,20 @@ class _Watcher(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if name == "conv2d":
-            self._convolved, self.has_tokens = True, False
+            self._has_tokens = False
         elif name == "linear" and args and args[0].ndim == 3:
-            self.has_tokens = True
-        if self._convolved and name != "__get__" and isinstance(result, Tensor) and _is_map(result):
-            self.latest = result
+            self._has_tokens = True
+        if name != "__get__" and isinstance(result, Tensor) and _is_map(result):
+            if name == "conv2d" or _succeeds(result, self.latest):
+                self.latest, self._is_moved = result, False
+            elif min(result.shape[2:]) > 1:
+                self._is_moved = True
         return result
 
     def before_head(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Note the map that a possible head stands behind."""
         del module, inputs
-        self.features = self.latest
+        self.features, self._was_moved = self.latest, self._is_moved
 
     def after_head(self, module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Note what it gave; the last one to do so is the head."""
@@ -177,6 +191,10 @@ class _Watcher(TorchFunctionMode):
 
 def _is_map(value: Tensor) -> bool:
     return value.ndim == 4 and value.is_floating_point() and value.shape[2] * value.shape[3] > 1
+
+
+def _succeeds(value: Tensor, latest: Tensor | None) -> bool:
+    return latest is not None and (value.shape[1] == latest.shape[1] or value.shape[2:] == latest.shape[2:])
 
 
 def _is_head(module: nn.Module) -> bool:

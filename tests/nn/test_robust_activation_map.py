@@ -176,6 +176,72 @@ def test_other_heads_by_gradient():
     assert not torch.allclose(named, found)
 
 
+class ChannelsLast(nn.Module):
+    """Norms over the last dimension, as in ConvNeXt: around each block, or behind the pool, or for good."""
+
+    def __init__(self, *, returns):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 9, 3, 2, 1)
+        self.mix, self.norm, self.head = nn.Linear(9, 9), nn.LayerNorm(9), nn.Linear(9, 10)
+        self.returns = returns
+
+    def forward(self, x):
+        x = self.trunk = self.second(F.gelu(self.first(x)))
+        last = self.mix(x.permute(0, 2, 3, 1))
+        if not self.returns:
+            return self.head(self.norm(last).mean((1, 2)))
+        x = self.trunk = x + last.permute(0, 3, 1, 2)
+        x = F.adaptive_avg_pool2d(x, 1).permute(0, 2, 3, 1)
+        return self.head(self.norm(x).permute(0, 3, 1, 2).flatten(1))
+
+
+def channels_last(**options):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return ChannelsLast(**options)
+
+
+def test_a_norm_over_channels_behind_the_pool_is_no_map():
+    net = channels_last(returns=True)
+    found = RobustActivationMap(net, weights="gradcam", classes=1)(IMAGE)
+    logits, trunk = net(IMAGE), net.trunk
+    (slope,) = torch.autograd.grad(logits.max(1).values.sum(), trunk)
+    mixed = (slope.mean((2, 3), keepdim=True) * trunk).sum(1).detach()
+    top = mixed.amax((1, 2), keepdim=True)
+    expected = torch.where(top > 0, (mixed / top).clamp(0, 1), 0.0)
+    expected = F.interpolate(expected[:, None], (32, 24), mode="bilinear")[:, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_channels_at_the_end_are_refused_unless_a_layer_is_named():
+    net = channels_last(returns=False)
+    with pytest.raises(InputError, match=r"moves the channels to the end.*Name a layer.*layer='...'"):
+        RobustActivationMap(net, weights="gradcam")(IMAGE)
+    assert RobustActivationMap(net, weights="gradcam", layer="second")(IMAGE).max() > 0
+
+
+class Joined(nn.Module):
+    """Channels of several convolutions side by side, and a gate of one channel, before the pool."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.gate = nn.Conv2d(3, 5, 3, 4, 1), nn.Conv2d(3, 4, 3, 4, 1), nn.Conv2d(9, 1, 3, 1, 1)
+        self.head = nn.Linear(9, 10)
+
+    def forward(self, x):
+        x = F.relu(torch.cat([self.left(x), self.right(x)], 1))
+        return self.head((x * torch.sigmoid(self.gate(x))).mean((2, 3)))
+
+
+def test_joined_and_gated_maps_are_maps():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Joined()
+    by_head, by_gradient = (RobustActivationMap(net, weights=weights)(IMAGE) for weights in ("cam", "gradcam"))
+    assert by_head.max() > 0
+    torch.testing.assert_close(by_gradient, by_head, rtol=1e-3, atol=1e-4)
+
+
 def test_names_choose_layer_and_head():
     net = build(lambda: nn.Linear(8, 10))
     found = RobustActivationMap(net)(IMAGE)
