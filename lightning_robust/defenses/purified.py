@@ -188,11 +188,14 @@ def bound_to(defense: Defense, model: Model) -> Defense:
         model: [0, 1] images to logits.
 
     Returns:
-        The defense itself if there is none, otherwise a copy, so that one defense may serve several nets.
+        The defense itself if there is none, otherwise a copy, so that one defense may serve several nets; parts without
+        such a map are shared with it.
     """
     if not wants_net(defense):
         return defense
-    defense = copy.deepcopy(defense)
+    # the nets that the user gave to other parts, which may be large, and whatever else needs no net
+    shared = {id(part): part for part in defense.modules() if not _unbound_maps(part)}
+    defense = copy.deepcopy(defense, shared)
     for unbound in _unbound_maps(defense):
         unbound.bind(model)  # type: ignore[operator]
     return defense
@@ -203,7 +206,7 @@ def wants_net(defense: Defense) -> bool:
     return bool(_unbound_maps(defense))
 
 
-def _unbound_maps(defense: Defense) -> list[nn.Module]:
+def _unbound_maps(defense: nn.Module) -> list[nn.Module]:
     parts = [part for part in defense.modules() if callable(getattr(part, "bind", None))]
     return [part for part in parts if not getattr(part, "is_bound", False)]
 

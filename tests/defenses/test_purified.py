@@ -11,8 +11,9 @@ from support.defenses import Coarse, Grain
 from torch import Tensor, nn
 
 from lightning_robust import seeds as streams
-from lightning_robust.defenses import Defense, Purified, Sequence, majority
+from lightning_robust.defenses import Defense, PixelDeflection, Purified, Sequence, majority
 from lightning_robust.errors import InputError, NoEffectWarning
+from lightning_robust.nn import RobustActivationMap
 
 
 def images(count: int = 5) -> Tensor:
@@ -168,6 +169,16 @@ class Guided(Defense):
 
     def purify(self, image: Tensor, seeds: Tensor) -> Tensor:
         return image
+
+
+def test_nets_and_stages_that_the_user_gave_are_shared_and_not_copied() -> None:
+    given = net()
+    defense = Sequence([Guided(), PixelDeflection(5, 2, RobustActivationMap(given)), Grain()])
+    purified = Purified(net(), defense).defense
+    assert purified is not defense
+    assert purified.stages[0] is not defense.stages[0]  # type: ignore[union-attr, index]
+    for one, other in zip(purified.stages[1:], defense.stages[1:], strict=True):  # type: ignore[union-attr, index]
+        assert one is other
 
 
 def test_an_unbound_activation_map_takes_the_model_and_a_bound_one_keeps_its_own() -> None:
