@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_robust.errors import InputError
 from lightning_robust.shards.cache import ShardCache
 from lightning_robust.shards.opening import open_index
@@ -94,8 +96,8 @@ def _plan_shards(source: Shards, *, fields: Fields, remote: RemoteOptions, progr
     for shard, name in enumerate(names):
         fetched = index.source(shard)
         origin = None if fetched is None or index.remote is None else (index.remote.cache, fetched)
-        offsets = index.table["offset"][index.starts[shard] : index.starts[shard + 1]].copy()
-        units.append(ShardUnit(name, index.named(shard), offsets, fields, origin))
+        rows = np.array(index.table[index.starts[shard] : index.starts[shard + 1]])
+        units.append(ShardUnit(name, index.named(shard), rows, fields, origin))
     return Plan("shards", units, len(index), index.fingerprint, fields, index.classes)
 
 

@@ -17,7 +17,7 @@ Replace = Callable[[Member], tuple[str, bytes] | None]
 Write = Callable[[bytes], object]
 
 
-def copy_tar(path: str, members: Iterable[Member], write: Write, replace: Replace) -> None:
+def copy_tar(path: str, members: Iterable[Member], write: Write, replace: Replace) -> list[int]:
     """Copy a tar file.
 
     The header of a replaced member keeps its time, mode and owner. Extended headers that tell its name or size are made
@@ -29,35 +29,42 @@ def copy_tar(path: str, members: Iterable[Member], write: Write, replace: Replac
         write: takes the bytes of the copy, in order.
         replace: is asked for each member, in order. A new name differs from the old after its last dot only.
 
+    Returns:
+        Where the bytes of each replaced member begin in the copy.
+
     Raises:
         ShardError: a new name is too long for its header.
     """
+    begins: list[int] = []
+    total = 0
     with Path(path).open("rb") as file:
         position = 0
         for member in members:
             new = replace(member)
             end = member.offset + _padded(member.size)
             if new is None:
-                _copy(file, position, end, write)
+                total += _copy(file, position, end, write)
             else:
                 name, data = new
-                before = _read(file, position, member.offset - BLOCK)
-                header = _read(file, member.offset - BLOCK, member.offset)
-                for block in _renamed(before, header, member.name, name, len(data)):
+                before = _read(file, position, member.offset)
+                headers = _renamed(before[:-BLOCK], before[-BLOCK:], member.name, name, len(data))
+                begins.append(total + len(headers))
+                padding = bytes(_padded(len(data)) - len(data))
+                for block in (headers, data, padding):
                     write(block)
-                write(data)
-                write(bytes(_padded(len(data)) - len(data)))
+                total += len(headers) + len(data) + len(padding)
             position = end
         _copy(file, position, None, write)
+    return begins
 
 
-def _renamed(before: bytes, header: bytes, old: str, name: str, size: int) -> list[bytes]:
+def _renamed(before: bytes, header: bytes, old: str, name: str, size: int) -> bytes:
     """Headers of a member under its new name and size: the extended ones, and its own."""
     parts = _split(before)
     first = max((number + 1 for number, (head, _) in enumerate(parts) if head[156:157] == b"5"), default=0)
     encoded = name.encode("utf-8", "surrogateescape")
     told_elsewhere = False
-    blocks = []
+    blocks: list[bytes] = []
     for number, (head, body) in enumerate(parts):
         kind = head[156:157]
         if number >= first and kind == b"L":
@@ -68,7 +75,7 @@ def _renamed(before: bytes, header: bytes, old: str, name: str, size: int) -> li
         head = head if kind == b"5" else _header(head, size=len(body))
         blocks += [head, body, bytes(_padded(len(body)) - len(body))]
     if name == old:
-        return [*blocks, _header(header, size=size)]
+        return b"".join([*blocks, _header(header, size=size)])
     stored = header[:_NAME_BYTES].split(b"\0")[0]
     last, new_last = (text.rpartition(".")[2].encode("utf-8", "surrogateescape") for text in (old, name))
     changed = stored.removesuffix(last) + new_last if stored.endswith(last) else stored
@@ -77,7 +84,7 @@ def _renamed(before: bytes, header: bytes, old: str, name: str, size: int) -> li
             f"The member {old!r} cannot be renamed to {name!r}: a tar header has {_NAME_BYTES} bytes for a name. Keep "
             "the format (--encode same)."
         )
-    return [*blocks, _header(header, size=size, name=changed[:_NAME_BYTES])]
+    return b"".join([*blocks, _header(header, size=size, name=changed[:_NAME_BYTES])])
 
 
 def _split(blocks: bytes) -> list[tuple[bytes, bytes]]:
@@ -125,11 +132,13 @@ def _read(file: BinaryIO, start: int, end: int) -> bytes:
     return file.read(end - start)
 
 
-def _copy(file: BinaryIO, start: int, end: int | None, write: Write) -> None:
+def _copy(file: BinaryIO, start: int, end: int | None, write: Write) -> int:
     file.seek(start)
-    while chunk := file.read(_CHUNK if end is None else min(_CHUNK, end - start)):
+    position = start
+    while chunk := file.read(_CHUNK if end is None else min(_CHUNK, end - position)):
         write(chunk)
-        start += len(chunk)
+        position += len(chunk)
+    return position - start
 
 
 def _padded(size: int) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.cache import RemoteShard, ShardCache
@@ -21,7 +20,7 @@ from lightning_robust.shards.robustify_image import MEASURES, Measures, sharpen_
 from lightning_robust.shards.robustify_job import Outcome, Written, write_synced
 from lightning_robust.shards.robustify_options import EXTENSIONS, Sharpening
 from lightning_robust.shards.robustify_tar import copy_tar
-from lightning_robust.shards.scan import Fields, scan_shard
+from lightning_robust.shards.scan import SAMPLE_DTYPE, Fields, SampleTable
 from lightning_robust.shards.tar import Member, walk_tar
 
 
@@ -50,26 +49,26 @@ class ShardUnit:
     Attributes:
         name: its file name, which it keeps.
         path: of the shard; of one at a URL, how messages call it.
-        offsets: where the index says that its images begin.
+        table: what the index says of its samples.
         fields: which member is the image.
         remote: where a shard at a URL comes from.
     """
 
     name: str
     path: str
-    offsets: npt.NDArray[np.int64]
+    table: SampleTable
     fields: Fields
     remote: tuple[ShardCache, RemoteShard] | None = None
 
     @property
     def samples(self) -> int:
         """How many images it holds."""
-        return len(self.offsets)
+        return len(self.table)
 
     def images(self) -> Iterator[tuple[str, bytes]]:
         """Name for messages and bytes of each image."""
         path = self._local()
-        return self._images(path, walk_tar(path), set(self.offsets.tolist()))
+        return self._images(path, walk_tar(path), set(self.table["offset"].tolist()))
 
     def sharpen(self, options: Sharpening, home: Path, advance: Callable[[], object]) -> Outcome:
         """Write the shard anew, under its own name.
@@ -78,12 +77,13 @@ class ShardUnit:
             ShardError: the shard is not sound, or an image cannot be decoded.
             InputError: the new name of an image is that of another member.
         """
-        source, wanted = self._local(), set(self.offsets.tolist())
+        source, wanted = self._local(), set(self.table["offset"].tolist())
         if options.encode != "same":
             self._check_names(source, wanted, options)
         to_copy, to_read = itertools.tee(walk_tar(source))
         sharpened = sharpen_encoded(self._images(source, to_read, wanted), options)
         keys: list[str] = []
+        sizes: list[int] = []
         rows: list[Measures] = []
 
         def new_member(member: Member) -> tuple[str, bytes] | None:
@@ -92,6 +92,7 @@ class ShardUnit:
             key, extension = _split_name(member.name)
             result, row = next(sharpened)
             keys.append(key)
+            sizes.append(len(result))
             rows.append(row)
             advance()
             return f"{key}.{options.extension(extension)}", result
@@ -105,7 +106,7 @@ class ShardUnit:
                     digest.update(block)
                     target.write(block)
 
-                copy_tar(source, to_copy, write, new_member)
+                begins = copy_tar(source, to_copy, write, new_member)
                 if len(keys) != self.samples:
                     raise ShardError(
                         f"Shard {self.path!r} holds {len(keys)} images where the index says {self.samples}. It was "
@@ -113,12 +114,12 @@ class ShardUnit:
                     )
                 target.flush()
                 os.fsync(target.fileno())
-            table = scan_shard(str(aside), written_fields(self.fields, options), seen={})
             written = Written(self.name, aside.stat().st_size, digest.hexdigest())
             aside.replace(home / self.name)
         finally:
             sharpened.close()
             aside.unlink(missing_ok=True)
+        table = np.array(list(zip(begins, sizes, self.table["label"].tolist(), strict=True)), SAMPLE_DTYPE)
         return Outcome([written], keys, np.array(rows, MEASURES), table)
 
     def _images(self, path: str, members: Iterable[Member], wanted: set[int]) -> Iterator[tuple[str, bytes]]:

@@ -107,6 +107,8 @@ def test_the_result_is_a_set_like_the_source(tmp_path, source):
     assert (new.classes, new.counts.tolist()) == (old.classes, old.counts.tolist())
     assert [Path(path).name for path in new.paths] == [Path(path).name for path in old.paths]
     assert check_checksums(new) == 4
+    scanned = open_index(tmp_path / "out", rebuild=True, write=False)
+    assert new.table.tolist() == scanned.table.tolist()
     with SampleReader(old) as before, SampleReader(new) as after:
         for was, now in zip(before.read(range(20)), after.read(range(20)), strict=True):
             assert now[8:12] == b"WEBP"
