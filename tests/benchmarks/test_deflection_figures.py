@@ -1,10 +1,11 @@
-"""The counts behind the figures of pixel deflection."""
+"""The counts behind the figures and tables of pixel deflection."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,3 +44,56 @@ def test_maps_are_alike_up_to_level_and_contrast(bench):
     other = torch.stack([0.1 + 0.5 * heat[0], 1 - heat[1]])
     torch.testing.assert_close(bench.correlation(heat, other), torch.tensor([1.0, -1.0]))
     assert bench.correlation(heat, torch.ones(2, 5, 5)).tolist() == [0, 0]
+
+
+def _judge(folder, attack, defense, label, split="report", kind="judge"):
+    place = folder / kind / "net" / split / attack.replace(" ", "-") / defense.replace(" ", "-")
+    place.mkdir(parents=True)
+    np.savez(place / "0.npz", label=label, target=np.zeros(label.shape[1], int))
+
+
+def _pieces(folder, split="report"):
+    import deflection_pieces
+    from deflection_work import Place
+
+    return deflection_pieces.Pieces(Place(folder, folder, folder), "net", split)
+
+
+@pytest.mark.usefixtures("bench")
+def test_attacks_on_one_image_are_not_images_of_their_own(tmp_path):
+    import deflection_page
+    from deflection_pieces import difference
+    from deflection_rows import TABLE_4_ATTACKS
+
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 2, (1, 12)) for _ in range(2))
+    for attack in TABLE_4_ATTACKS:
+        _judge(tmp_path, deflection_page.named(attack), "pd", first)
+        _judge(tmp_path, deflection_page.named(attack), "noise", second)
+    pieces = _pieces(tmp_path)
+    one = [pieces.judged(deflection_page.named("FGSM"), name) for name in ("pd", "noise")]
+    assert deflection_page.against(pieces, "pd", "noise") == difference(*one)
+
+
+@pytest.mark.usefixtures("bench")
+def test_the_search_picks_each_parameter_by_its_mean_accuracy(tmp_path):
+    from deflection_pieces import chosen_defense
+    from deflection_rows import SEARCH, SEARCHED
+
+    best = {"sigma": "0.02", "deflections": "500", "window": "2"}
+    assert chosen_defense(_pieces(tmp_path, "tune")) is None
+    for parameter, names in SEARCH.items():
+        for name in names:
+            right = 7 if name.split()[1] == best[parameter] else 6
+            for attack in SEARCHED:
+                _judge(tmp_path, attack, name, np.array([[0] * right + [1] * (10 - right)]), "tune")
+    assert chosen_defense(_pieces(tmp_path, "tune")) == "chosen 0.02-500-2"
+
+
+@pytest.mark.usefixtures("bench")
+def test_the_worst_attack_is_taken_image_by_image(tmp_path):
+    from deflection_pieces import worst
+
+    _judge(tmp_path, "BPDA", "pd", np.array([[0, 0, 1, 1]]), kind="adapt")
+    _judge(tmp_path, "EOT 1", "pd", np.array([[0, 1, 0, 1]]), kind="adapt")
+    assert worst(_pieces(tmp_path), "pd")[1].tolist() == [1, 0, 0, 0]
