@@ -86,14 +86,13 @@ def peak_memory(run: Callable[[], Any]) -> float | None:
 
 
 def table(rows: list[Row], times: Times, peaks: Mapping[str, float | None]) -> list[str]:
-    """Render rows as markdown."""
-    lines = [
-        "| what | peer | ms | peer ms | ratio (quartiles) | must reach | | peak MiB | peer peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Render rows as markdown, with columns for peak memory where it was measured."""
+    heads = ["what", "peer", "ms", "peer ms", "ratio (quartiles)", "must reach", ""]
+    heads += ["peak MiB", "peer peak MiB"] if peaks else []
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         milliseconds = (f"{1000 * statistics.median(times[name]):.3g}" for name in (row.ours, row.peer))
-        memory = (_mebibytes(peaks.get(name)) for name in (row.ours, row.peer))
+        memory = [_mebibytes(peaks.get(name)) for name in (row.ours, row.peer)] if peaks else []
         cells = [row.name, row.peer.split(": ")[-1], *milliseconds, _ratio(ratios(row, times), row.kind)]
         lines.append("| " + " | ".join([*cells, _target(row), verdict(row, times), *memory]) + " |")
     return lines
