@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lightning_robust.datamodules.permutation import permuted
 from lightning_robust.datamodules.plan import Draws, Ids
-from lightning_robust.errors import InputError
 from lightning_robust.seeds import derive
 
 # positions that are computed together
 _BLOCK = 2048
-
-
-def check_balance(balance: str | None, purpose: str, labels: Ids | None, *, shuffle: bool) -> None:
-    """Refuse a balance that is unknown, or of what has no classes or no order of its own.
-
-    Raises:
-        InputError: naming the argument that it does not go with.
-    """
-    if balance is None:
-        return
-    if balance != "class":
-        raise InputError(f"balance={balance!r} is unknown: give 'class', or None.")
-    if purpose != "train" or not shuffle:
-        raise InputError(
-            f"balance='class' is for shuffled training; here are purpose={purpose!r} and shuffle={shuffle}. An "
-            "evaluation takes every sample once: average its figures by class instead."
-        )
-    if labels is None:
-        raise InputError("balance='class' needs labels, and these shards were opened with label_key=None.")
 
 
 class ClassMembers:
@@ -45,6 +27,15 @@ class ClassMembers:
         self._first = np.cumsum(self.sizes) - self.sizes
         self._samples = np.argsort(labels, kind="stable")
         self._shard_ends = np.cumsum(counts)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint notes."""
+        return {"balance": "class"}
+
+    def order(self, *, seed: int, epoch: int, length: int, window: int) -> BalancedOrder:  # noqa: ARG002
+        """The order of one epoch; it has no window."""
+        return BalancedOrder(self, seed=seed, epoch=epoch, length=length)
 
     def ids(self, classes: Ids, places: Ids) -> Ids:
         """Sample ids by number of the class, in ascending order of the labels, and place within the class."""

@@ -27,7 +27,8 @@ def train_loader(data: ShardDataModule, *, shuffle: bool) -> ShardLoader | BestE
         "on_error": data.on_error,
     }
     if "train" not in data.unindexed:
-        return _exact(data, "train", balance=data.balance if shuffle else None, **settings)
+        drawn = {"balance": data.balance, "mix": data.mix} if shuffle else {}
+        return _exact(data, "train", **settings, **drawn)
     return _best_effort(data, "train", epoch_batches=data.epoch_batches, shuffle_buffer=data.shuffle_buffer, **settings)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_robust.datamodules.balance import ClassMembers, check_balance
 from lightning_robust.datamodules.epochs import EpochCursor, UnshuffledCursor
 from lightning_robust.datamodules.options import (
     LoaderOptions,
@@ -21,6 +20,7 @@ from lightning_robust.datamodules.options import (
 )
 from lightning_robust.datamodules.readahead import ReadAhead
 from lightning_robust.datamodules.ring import BufferRing
+from lightning_robust.datamodules.scheme import make_scheme
 from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
 from lightning_robust.datamodules.tasks import LoaderPlan
 from lightning_robust.datamodules.worker import BatchMaker, Made, SampleTransform, Task, limit_threads
@@ -50,12 +50,13 @@ class ShardLoader:
         seed: seed of the order and of ``sample_transform``.
         shuffle_window: shards that are mixed with each other.
         balance: ``"class"`` to draw all classes equally often in a training epoch, whose length stays the same.
+        mix: weights with which training draws from several sources, by pattern: ``{"cars": 0.7, "bikes/*.tar": 0.3}``.
         rank: number of this process among those that share the data.
         world: number of such processes.
         num_workers: worker processes; 0 decodes in this one.
         image_size: height and width (or one number for both): images are scaled to cover it and cropped at the center.
         sample_transform: Albumentations transform of (H, W, C) uint8 images, seeded by (seed, epoch, sample id);
-            if balanced, by how often the sample was drawn before in place of the epoch.
+            if balanced or mixed, by how often the sample was drawn before in place of the epoch.
         on_error: ``"raise"``, or ``"skip"`` to replace a training sample that cannot be decoded by the next good one
             and count it in :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were skipped.
         options: how workers are run.
@@ -82,6 +83,7 @@ class ShardLoader:
         seed: int = 0,
         shuffle_window: int = 16,
         balance: Literal["class"] | None = None,
+        mix: Mapping[str, float] | None = None,
         rank: int = 0,
         world: int = 1,
         num_workers: int = 0,
@@ -92,7 +94,6 @@ class ShardLoader:
     ) -> None:
         check_arguments(batch_size, purpose, num_workers, rank, world)
         check_on_error(on_error, purpose)
-        check_balance(balance, purpose, index.labels, shuffle=shuffle)
         self.index = index
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.num_workers, self.options = num_workers, options
@@ -106,7 +107,7 @@ class ShardLoader:
             shuffle=purpose == "train" and shuffle,
             seed=seed,
             window=shuffle_window,
-            balance=None if balance is None or index.labels is None else ClassMembers(index.labels, index.counts),
+            scheme=make_scheme(index, balance=balance, mix=mix, purpose=purpose, shuffle=shuffle),
         )
         self.sampler = EpochCursor() if self._plan.shuffle else UnshuffledCursor()
         self._maker = BatchMaker(

@@ -6,7 +6,7 @@ Rank and world size only select slices of the plan, and the number of workers do
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -90,6 +90,22 @@ class ShardWindows:
         return [int(shard) for number in range(self.number_at(start), last + 1) for shard in self.shards(number)]
 
 
+class ShardNeeds(Protocol):
+    """Says which shards the coming positions of an epoch need."""
+
+    def needed(self, start: int, stop: int) -> list[int]:
+        """Shards that the positions ``start`` to ``stop`` need, and those to fetch ahead."""
+        ...
+
+
+class Order(ShardNeeds, Protocol):
+    """The order of the training samples in one epoch."""
+
+    def draws(self, start: int, stop: int) -> Draws:
+        """Samples at the positions ``start`` to ``stop``."""
+        ...
+
+
 class EpochOrder:
     """The order of the training samples in one epoch.
 
@@ -101,6 +117,7 @@ class EpochOrder:
         seed: seed of the run.
         epoch: every epoch has an order of its own.
         window: shards that are mixed with each other; as many as there are shards gives a full permutation.
+        shards: numbers of the shards that take part, int64, ascending; None for all.
 
     Example:
         >>> order = EpochOrder(np.array([3, 2, 4]), seed=0, epoch=0, window=2)
@@ -108,17 +125,18 @@ class EpochOrder:
         [0, 1, 2, 3, 4, 5, 6, 7, 8]
     """
 
-    def __init__(self, counts: Ids, *, seed: int, epoch: int, window: int) -> None:
+    def __init__(self, counts: Ids, *, seed: int, epoch: int, window: int, shards: Ids | None = None) -> None:
         self._counts = np.asarray(counts, dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._path = (seed, epoch)
         self._epoch = epoch
-        keys = derive(np.arange(len(self._counts), dtype=np.int64), "shard order", *self._path)
-        self.windows = ShardWindows(self._counts, np.argsort(keys, kind="stable"), window)
+        shards = np.arange(len(self._counts), dtype=np.int64) if shards is None else shards
+        keys = derive(shards, "shard order", *self._path)
+        self.windows = ShardWindows(self._counts, shards[np.argsort(keys, kind="stable")], window)
         self._held: tuple[int, Ids] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
-        return int(self._counts.sum())
+        return int(self.windows.ends[-1])
 
     def ids(self, start: int, stop: int) -> Ids:
         """Sample ids at the positions ``start`` to ``stop`` of the order, int64."""

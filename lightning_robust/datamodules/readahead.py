@@ -7,7 +7,8 @@ import queue
 import threading
 import weakref
 
-from lightning_robust.datamodules.tasks import LoaderPlan, ShardNeeds
+from lightning_robust.datamodules.plan import ShardNeeds
+from lightning_robust.datamodules.tasks import LoaderPlan
 from lightning_robust.errors import ShardError
 from lightning_robust.shards.cache import Pins, RemoteSet, RemoteShard, ShardCache
 from lightning_robust.shards.download import StoppedError

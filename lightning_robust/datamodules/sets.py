@@ -19,7 +19,9 @@ SETS_OF_STAGE: dict[str, tuple[SetName, ...]] = {
 }
 
 
-def check_unindexed(unindexed: Collection[SetName], epoch_batches: int | None, balance: str | None) -> None:
+def check_unindexed(
+    unindexed: Collection[SetName], epoch_batches: int | None, balance: str | None, mix: Mapping[str, float] | None
+) -> None:
     """Refuse names that are unknown, and settings of the training set that do not go with its having an index or none.
 
     Raises:
@@ -32,10 +34,10 @@ def check_unindexed(unindexed: Collection[SetName], epoch_batches: int | None, b
             f"unindexed={unindexed!r} and epoch_batches={epoch_batches}: a training set without an index needs "
             "epoch_batches, the length of its epochs on each rank; one with an index has its own length."
         )
-    if "train" in unindexed and balance is not None:
+    if "train" in unindexed and (balance, mix) != (None, None):
         raise InputError(
-            f"balance={balance!r} and unindexed={unindexed!r}: samples are drawn by class from an index alone. Index "
-            "the training shards, or leave the balance out."
+            f"balance={balance!r}, mix={mix!r} and unindexed={unindexed!r}: how often a sample is drawn can be "
+            "chosen with an index alone. Index the training shards, or leave balance and mix out."
         )
 
 

@@ -44,6 +44,7 @@ class ShardDataModule(OwnTrainerDataModule):
         seed: seed of the order and of all augmentation.
         shuffle_window: shards that are mixed with each other.
         balance: ``"class"`` to draw all classes equally often in a training epoch, whose length stays the same.
+        mix: weights with which training draws from several sources, by pattern: ``{"cars": 0.7, "bikes/*.tar": 0.3}``.
         sample_transform: Albumentations transform of single training images, (H, W, C) uint8, in the workers.
         batch_transform: Kornia augmentation of training batches, or any module from images to images, on the device.
         batch_format: ``"tuple"`` for ``(image, target)``, or the bare image where there are no labels; ``"dict"`` for
@@ -86,6 +87,7 @@ class ShardDataModule(OwnTrainerDataModule):
         seed: int = 0,
         shuffle_window: int = 16,
         balance: Literal["class"] | None = None,
+        mix: dict[str, float] | None = None,
         sample_transform: Callable[..., Any] | None = None,
         batch_transform: nn.Module | None = None,
         batch_format: Literal["tuple", "dict"] = "tuple",
@@ -103,7 +105,7 @@ class ShardDataModule(OwnTrainerDataModule):
         super().__init__()
         if batch_format not in ("tuple", "dict"):
             raise InputError(f"batch_format={batch_format!r} is unknown: give 'tuple' or 'dict'.")
-        check_unindexed(unindexed, epoch_batches, balance)
+        check_unindexed(unindexed, epoch_batches, balance, mix)
         self.shards: dict[SetName, str | list[str] | None]
         self.shards = {"train": train, "val": val, "test": test, "predict": predict}
         given = [name for name, shards in self.shards.items() if shards is not None]
@@ -115,6 +117,7 @@ class ShardDataModule(OwnTrainerDataModule):
         self.seed = seed
         self.shuffle_window = shuffle_window
         self.balance: Literal["class"] | None = balance
+        self.mix = mix
         self.sample_transform = checked_transform(sample_transform)
         self.batch_transform = batch_transform
         self.batch_format = batch_format

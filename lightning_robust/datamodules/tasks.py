@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
-from lightning_robust.datamodules.balance import BalancedOrder, ClassMembers
 from lightning_robust.datamodules.plan import (
     Draws,
     EpochOrder,
     Ids,
+    Order,
+    ShardNeeds,
     ShardWindows,
     check_window,
     count_evaluation_batches,
@@ -21,23 +22,8 @@ from lightning_robust.datamodules.plan import (
     train_batch_positions,
 )
 from lightning_robust.datamodules.ring import BufferRing
+from lightning_robust.datamodules.scheme import Scheme
 from lightning_robust.datamodules.worker import Task
-
-
-class ShardNeeds(Protocol):
-    """Says which shards the coming positions of an epoch need."""
-
-    def needed(self, start: int, stop: int) -> list[int]:
-        """Shards that the positions ``start`` to ``stop`` need, and those to fetch ahead."""
-        ...
-
-
-class Order(ShardNeeds, Protocol):
-    """The order of the training samples in one epoch."""
-
-    def draws(self, start: int, stop: int) -> Draws:
-        """Samples at the positions ``start`` to ``stop``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ class LoaderPlan:
         shuffle: whether every training epoch has its own order.
         seed: seed of the order.
         window: shards that are mixed with each other.
-        balance: samples by class, if every class is to be drawn equally often.
+        scheme: how samples are drawn, if not each once in an epoch.
     """
 
     counts: Ids
@@ -67,7 +53,7 @@ class LoaderPlan:
     shuffle: bool
     seed: int
     window: int
-    balance: ClassMembers | None = None
+    scheme: Scheme | None = None
 
     def __post_init__(self) -> None:
         check_window(self.window)
@@ -89,15 +75,16 @@ class LoaderPlan:
         """Samples of one batch of all ranks together."""
         return self.batch_size * self.world
 
-    def settings(self) -> dict[str, int | bool | str | None]:
+    def settings(self) -> dict[str, Any]:
         """What the order of the batches depends on, besides the shards; the same on every rank."""
         return {
             "seed": self.seed,
             "shuffle_window": self.window,
             "shuffle": self.shuffle,
             "global_batch_size": self.global_batch,
-            "balance": None if self.balance is None else "class",
-        }
+            "balance": None,
+            "mix": None,
+        } | ({} if self.scheme is None else self.scheme.settings)
 
     def tasks(self, epoch: int, first: int, shape: tuple[int, ...], ring: BufferRing | None) -> Iterator[Task]:
         """Tasks of an epoch from batch ``first`` on, each with a free buffer of the ring if there is one."""
@@ -125,9 +112,9 @@ class LoaderPlan:
         return first * own // self.batches * self.world, -(-(last + 1) * (own + 1) // self.batches) * self.world
 
     def _order(self, epoch: int) -> Order:
-        if self.balance is not None:
+        if self.scheme is not None:
             length = self.batches * self.global_batch
-            return BalancedOrder(self.balance, seed=self.seed, epoch=epoch, length=length)
+            return self.scheme.order(seed=self.seed, epoch=epoch, length=length, window=self.window)
         return EpochOrder(self.counts, seed=self.seed, epoch=epoch, window=self.window)
 
     def _draws(self, number: int, epoch: int, order: Order) -> Draws:

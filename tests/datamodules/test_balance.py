@@ -176,7 +176,7 @@ def test_the_shards_of_each_batch_are_among_those_needed(index):
         shuffle=True,
         seed=0,
         window=1,
-        balance=members,
+        scheme=members,
     )
     needs, batches = plan.needs(1), list(plan.tasks(1, 0, (8, 8, 3), None))
     for number in range(len(batches)):
@@ -202,7 +202,7 @@ def test_a_balanced_part_of_a_set(index):
     ("settings", "message"),
     [
         ({"balance": "label"}, "balance='label' is unknown"),
-        ({"balance": "class", "purpose": "evaluate"}, "average its figures by class"),
+        ({"balance": "class", "purpose": "evaluate"}, "weight its figures"),
         ({"balance": "class", "shuffle": False}, "shuffle=False"),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_balance_that_means_nothing_is_refused(index, settings, message):
 def test_classes_are_needed(uneven):
     with pytest.raises(InputError, match="label_key=None"):
         ShardLoader(open_index(uneven, label_key=None, write=False), batch_size=4, balance="class")
-    with pytest.raises(InputError, match="from an index alone"):
+    with pytest.raises(InputError, match="with an index alone"):
         ShardDataModule(train=uneven, unindexed=("train",), epoch_batches=3, balance="class")
 
 

@@ -155,10 +155,13 @@ def _interrupted_and_whole(path, shards, steps, *, trainer=None, **settings):
     return whole, first, second
 
 
+_MIX = {"shard-{000000..000001}.tar": 3, "shard-{000002..000005}.tar": 1}
+
+
 @pytest.mark.filterwarnings("ignore:.*Checkpoint directory.*exists and is not empty.*")
 @pytest.mark.parametrize(
     ("steps", "settings"),
-    [(4, {}), (8, {"num_workers": 1}), (5, {"num_workers": 2}), (8, {"balance": "class"})],
+    [(4, {}), (8, {"num_workers": 1}), (5, {"num_workers": 2}), (8, {"balance": "class"}), (8, {"mix": _MIX})],
 )
 def test_a_killed_run_goes_on_at_the_very_sample(shards, tmp_path, steps, settings):
     whole, first, second = _interrupted_and_whole(tmp_path, shards, steps, **settings)
@@ -225,10 +228,10 @@ def test_resuming_on_other_data_or_batches_is_refused(shards, tmp_path, every):
             trainer(max_epochs=3).fit(Net(), data, ckpt_path=tmp_path / "last.ckpt")
 
 
-@pytest.mark.parametrize("balance", [None, "class"])
-def test_overfit_batches_repeats_the_first_batches(shards, tmp_path, balance):
+@pytest.mark.parametrize("drawn", [{}, {"balance": "class"}, {"mix": _MIX}])
+def test_overfit_batches_repeats_the_first_batches(shards, tmp_path, drawn):
     net = Net()
-    _trainer(tmp_path, overfit_batches=2, max_epochs=3).fit(net, _data(shards, balance=balance, val=shards))
+    _trainer(tmp_path, overfit_batches=2, max_epochs=3).fit(net, _data(shards, **drawn, val=shards))
     assert [ids for _, _, ids in net.seen] == [list(range(12)), list(range(12, 24))] * 3
 
 
