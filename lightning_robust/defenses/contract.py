@@ -122,6 +122,12 @@ class Sequence(Defense):
             image = stage(image, seeds=streams.derive(seeds, position))
         return image
 
+    def surrogate(self, image: Tensor, seeds: Tensor) -> Tensor:
+        """Chain the stages' surrogates, with the draws of :meth:`purify`."""
+        for position, stage in enumerate(self._defenses()):
+            image = clip_unit(stage.surrogate(image, streams.derive(seeds, position)))
+        return image
+
     def straight_through(self, image: Tensor, *, seeds: Tensor | None = None) -> Tensor:
         """Chain the stages' own straight-through passes, each at the point that its predecessor returned."""
         unit, seeds = self._prepare(image, seeds)

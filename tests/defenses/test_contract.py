@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_robust import seeds as streams
-from lightning_robust.defenses import Defense, Sequence
+from lightning_robust.defenses import Defense, RandomResizePad, Sequence
 from lightning_robust.errors import InputError
 
 
@@ -82,6 +82,15 @@ def test_a_sequence_applies_its_stages_in_order_with_streams_of_their_own() -> N
     assert chain.is_random
     assert not chain.is_differentiable
     assert not Sequence([Levels()]).is_random
+
+
+def test_a_sequence_chains_the_surrogates_of_its_stages() -> None:
+    image, seeds = images(), torch.arange(3)
+    chain = Sequence([RandomResizePad(), Levels(), RandomResizePad()])
+    by_hand = RandomResizePad()(image, seeds=streams.derive(seeds, 0))
+    by_hand = RandomResizePad()(by_hand, seeds=streams.derive(seeds, 2))
+    assert torch.equal(chain.surrogate(image, seeds), by_hand)
+    assert by_hand.shape == chain(image, seeds=seeds).shape
 
 
 def test_a_sequence_chains_the_straight_through_passes() -> None:
