@@ -21,7 +21,8 @@ def bpda(defense: Transform, model: Model | None = None, *, surrogate: Transform
     Args:
         defense: images to images in [0, 1]. One with a method ``straight_through(image, *, seeds=None)``, as every
             :class:`~lightning_robust.defenses.Defense` has, knows its own stand-in; of any other callable it is the
-            identity. It may leave torch: it is given detached images.
+            identity. It may leave torch: it is given detached images. One with a method ``bound_to(model)``, as every
+            ``Defense`` has, takes its activation maps from ``model`` where they belong to no net yet.
         model: images to logits, applied after the defense; None returns a transformation of images.
         surrogate: differentiable stand-in to use instead, images to images of the defense's shape.
 
@@ -43,7 +44,9 @@ class StraightThrough(nn.Module):
 
     def __init__(self, defense: Transform, model: Model | None, surrogate: Transform | None) -> None:
         super().__init__()
-        self.defense, self.model, self.surrogate = defense, model, surrogate
+        bound_to = None if model is None else getattr(defense, "bound_to", None)
+        self.defense = defense if bound_to is None else bound_to(model)
+        self.model, self.surrogate = model, surrogate
 
     def forward(self, image: Tensor, *, seeds: Tensor | None = None) -> Tensor:
         """Return the purified images, or their logits.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,12 @@ from torch import Tensor, nn
 from lightning_robust import seeds as streams
 from lightning_robust.errors import InputError
 from lightning_robust.images import check_unit_batch, clip_unit
+
+
+def unbound_maps(part: nn.Module) -> list[nn.Module]:
+    """Return the modules in a part that take a net by ``bind(model)`` and have none yet."""
+    maps = [module for module in part.modules() if callable(getattr(module, "bind", None))]
+    return [module for module in maps if not getattr(module, "is_bound", False)]
 
 
 class Defense(nn.Module):
@@ -80,6 +87,26 @@ class Defense(nn.Module):
             stand_in = self.surrogate(unit, seeds)
             # in this order the added term is exactly zero: the value stays inside the box
             return (value + (stand_in - stand_in.detach())).to(image.dtype)
+
+    def bound_to(self, model: Callable[[Tensor], Tensor]) -> Defense:
+        """Bind the activation maps of this defense that belong to no net yet.
+
+        Args:
+            model: [0, 1] images to logits, for the modules here that have a method ``bind(model)`` and a false
+                ``is_bound``.
+
+        Returns:
+            The defense itself if there is none, otherwise a copy, so that one defense may serve several nets; parts
+            without such a map are shared with it.
+        """
+        if not unbound_maps(self):
+            return self
+        # the nets that the user gave to other parts, which may be large, and whatever else needs no net
+        shared = {id(part): part for part in self.modules() if not unbound_maps(part)}
+        bound = copy.deepcopy(self, shared)
+        for unbound in unbound_maps(bound):
+            unbound.bind(model)  # type: ignore[operator]
+        return bound
 
     def _prepare(self, image: Tensor, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
         check_unit_batch(image, "defenses", "Purify before the normalization.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from lightning_robust import seeds as streams
 from lightning_robust.defenses._planes import check_whole
-from lightning_robust.defenses.contract import Defense
+from lightning_robust.defenses.contract import Defense, unbound_maps
 from lightning_robust.errors import InputError, NoEffectWarning
 from lightning_robust.images import check_unit_batch
 
@@ -129,7 +128,7 @@ class Purified(nn.Module):
         super().__init__()
         check_votes(defense, votes, votes_at_once)
         self.model = model
-        self.defense = bound_to(defense, model)
+        self.defense = defense.bound_to(model)
         self.votes, self.seed, self.votes_at_once = votes, seed, votes_at_once
 
     def forward(self, image: Tensor, *, seeds: Tensor | None = None) -> Tensor:
@@ -181,34 +180,13 @@ def check_votes(defense: object, votes: int, votes_at_once: int | None) -> None:
 
 
 def bound_to(defense: Defense, model: Model) -> Defense:
-    """Bind the activation maps of a defense that belong to no net yet.
-
-    Args:
-        defense: its modules with a method ``bind(model)`` and a false ``is_bound`` are such maps.
-        model: [0, 1] images to logits.
-
-    Returns:
-        The defense itself if there is none, otherwise a copy, so that one defense may serve several nets; parts without
-        such a map are shared with it.
-    """
-    if not wants_net(defense):
-        return defense
-    # the nets that the user gave to other parts, which may be large, and whatever else needs no net
-    shared = {id(part): part for part in defense.modules() if not _unbound_maps(part)}
-    defense = copy.deepcopy(defense, shared)
-    for unbound in _unbound_maps(defense):
-        unbound.bind(model)  # type: ignore[operator]
-    return defense
+    """Return :meth:`Defense.bound_to`."""
+    return defense.bound_to(model)
 
 
 def wants_net(defense: Defense) -> bool:
     """Whether a defense holds an activation map that belongs to no net yet."""
-    return bool(_unbound_maps(defense))
-
-
-def _unbound_maps(defense: nn.Module) -> list[nn.Module]:
-    parts = [part for part in defense.modules() if callable(getattr(part, "bind", None))]
-    return [part for part in parts if not getattr(part, "is_bound", False)]
+    return bool(unbound_maps(defense))
 
 
 def _rows(logits: Tensor, image: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_robust.attacks import bpda, pgd
-from lightning_robust.defenses import Defense
+from lightning_robust.defenses import Defense, PixelDeflection
 from lightning_robust.errors import InputError
+from lightning_robust.models import SmallCNN
+from lightning_robust.nn import RobustActivationMap
 
 
 class Coarse(Defense):
@@ -45,6 +47,16 @@ def test_seeds_reach_the_defense():
     assert not torch.equal(bpda(defense)(leaf, seeds=seeds), defense(leaf, seeds=seeds + 3))
     with_model = bpda(defense, nn.Flatten())(leaf, seeds=seeds)
     assert torch.equal(with_model, defense(leaf, seeds=seeds).flatten(1))
+
+
+def test_an_activation_map_without_a_net_is_taken_from_the_attacked_one():
+    net, image = SmallCNN(3).eval(), leaf_of(2, size=16).detach().float()
+    defense = PixelDeflection(20, 3, RobustActivationMap())
+    value = bpda(defense, net)(image, seeds=torch.arange(2))
+    assert torch.equal(value, net(PixelDeflection(20, 3, RobustActivationMap(net))(image, seeds=torch.arange(2))))
+    assert not defense.activation_map.is_bound
+    with pytest.raises(InputError, match="has no net"):
+        bpda(defense)(image)
 
 
 def test_any_callable_gets_the_identity_and_may_leave_torch():
