@@ -155,7 +155,7 @@ class BatchMaker:
                 raise
             return [None] * len(ids)
 
-    def _image(self, sample: int, turn: int, payload: bytes | None, skipped: dict[int, str]) -> tuple[Pixels, int]:
+    def _image(self, sample: int, in_round: int, payload: bytes | None, skipped: dict[int, str]) -> tuple[Pixels, int]:
         """The image of a sample and its id, or, where it is bad and may be skipped, those of the next good one."""
         for candidate in range(sample, sample + MOST_SKIPPED_IN_A_ROW):
             candidate %= len(self._index)
@@ -167,7 +167,7 @@ class BatchMaker:
                 skipped[candidate] = str(error)
                 payload = None
                 continue
-            return self._transformed(image, candidate, turn), candidate
+            return self._transformed(image, candidate, in_round), candidate
         raise ShardError(
             f"{MOST_SKIPPED_IN_A_ROW} samples in a row could not be read from {self._index.describe(sample)} on, "
             f"the first because: {skipped[sample]} Check the shards; on_error='skip' is for single bad samples."
@@ -180,9 +180,9 @@ class BatchMaker:
             # naming the member costs a read, so it is done only for the sample that fails
             return decode_image(payload, where=self._index.describe(sample))
 
-    def _transformed(self, image: Pixels, sample: int, turn: int) -> Pixels:
+    def _transformed(self, image: Pixels, sample: int, in_round: int) -> Pixels:
         if self._transform is not None:
-            seed = int(derive(np.array([sample]), "sample transform", self._seed, turn)[0]) & ((1 << 63) - 1)
+            seed = int(derive(np.array([sample]), "sample transform", self._seed, in_round)[0]) & ((1 << 63) - 1)
             image = transform_image(self._transform, image, seed)
         return image if self._image_size is None else fit_image(image, self._image_size)
 
