@@ -168,9 +168,10 @@ def _walk(
 
 
 def _slopes(logits: Tensor, leaf: Tensor, aim: Tensor, output: OutputName) -> tuple[Tensor, Tensor]:
-    """Slopes of the output aimed at, and of the sum of all others."""
+    """Slopes of the output aimed at, and of the sum of all others; up to a positive factor per sample."""
     if output == "probabilities":
-        rise = slope(logits.softmax(dim=1).gather(1, aim[:, None])[:, 0], leaf)
+        # p times the slope of log p is that of p, which underflows; the factor leaves the best pair as it is
+        rise = slope(logits.log_softmax(dim=1).gather(1, aim[:, None])[:, 0], leaf)
         return rise, -rise
     rise = slope(logits.gather(1, aim[:, None])[:, 0], leaf, retain_graph=True)
     return rise, slope(logits.sum(dim=1), leaf) - rise

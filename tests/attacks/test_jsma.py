@@ -77,6 +77,19 @@ def test_path_is_that_of_the_full_jacobian_and_the_map_of_all_pairs(seed, classe
         torch.testing.assert_close(result[row], image[row] if expected is None else expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("theta", [1.0, -1.0])
+def test_probabilities_that_underflow_still_have_a_best_pair(theta):
+    gentle = torch.randn(3, 27, generator=torch.Generator().manual_seed(2)) / 5
+    image = torch.rand(6, 3, 3, 3, generator=torch.Generator().manual_seed(3))
+    model, confident = (lambda x, s=scale: (x - 0.5).flatten(1) @ (s * gentle.T) for scale in (1, 500))
+    target = model(image).argmax(1)
+    aim = (target + 1) % 3
+    assert (confident(image).softmax(1).gather(1, aim[:, None]) == 0).any()
+    options = {"gamma": 1.0, "theta": theta, "output": "probabilities", "return_record": True}
+    record = jsma(confident, image, target, toward=aim, **options)
+    assert record.success.all()
+
+
 def test_slopes_of_the_other_classes_count():
     # the two features of the steepest own class raise the sum of the others still more
     weight = torch.tensor([[0.0, 0.0, 0.0, 0.0], [3.0, 3.0, 1.0, 1.0], [5.0, 5.0, -2.0, -2.0]], dtype=torch.float64)
