@@ -23,6 +23,11 @@ class OwnTrainerDataModule(pl.LightningDataModule):
         if any(kind.__module__.startswith("lightning.pytorch") for kind in type(trainer).__mro__):
             self._refuse()
         self._trainer = trainer
+        if trainer is not None:
+            self.attached()
+
+    def attached(self) -> None:
+        """Called when a Trainer takes the data module, before it looks at which hooks there are."""
 
     def __iter__(self) -> Iterator[NoReturn]:
         # the Trainer of ``lightning`` takes what it is handed without ``datamodule=`` for a loader

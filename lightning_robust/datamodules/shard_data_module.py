@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_robust.datamodules.best_effort import BestEffortLoader
@@ -171,12 +172,14 @@ class ShardDataModule(OwnTrainerDataModule):
             if name not in self.unindexed:
                 self._open(name, progress=True)
 
+    def attached(self) -> None:
+        """Show Lightning no validation loader in a fit of a module that would not use one."""
+        if not is_overridden("validation_step", self.trainer.lightning_module):
+            self._hide_missing_validation()
+
     def setup(self, stage: str) -> None:
         """Open the indexes that a stage needs."""
-        self.__dict__.pop("val_dataloader", None)
-        if self._fitting and self.shards["val"] is None:
-            # Lightning warns of an empty list of loaders; a hook that is None counts as not there
-            self.__dict__["val_dataloader"] = None
+        self._hide_missing_validation()
         for name in self._needed(stage):
             if name not in self.unindexed:
                 self.index(name)
@@ -264,6 +267,12 @@ class ShardDataModule(OwnTrainerDataModule):
         self._skipped_told = len(self.skipped)
         for logger in self.trainer.loggers:
             logger.log_metrics({"data/skipped": float(self._skipped_told)}, step=self.trainer.global_step)
+
+    def _hide_missing_validation(self) -> None:
+        self.__dict__.pop("val_dataloader", None)
+        if self._fitting and self.shards["val"] is None:
+            # Lightning warns of an empty list of loaders; a hook that is None counts as not there
+            self.__dict__["val_dataloader"] = None
 
     @property
     def _fitting(self) -> bool:
