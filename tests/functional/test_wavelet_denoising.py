@@ -202,13 +202,15 @@ def test_types_and_memory_formats() -> None:
     assert wavelet_denoise(image[:0]).shape == (0, 3, 16, 16)
 
 
-def test_a_compiled_graph_gives_the_same() -> None:
+@pytest.mark.skipif(
+    torch.torch_version.TorchVersion(torch.__version__) < (2, 15),
+    reason="before torch 2.15 a compiled graph takes one result of assume_constant_result only",
+)
+@pytest.mark.parametrize("wavelet", ["db1", "db2"])
+def test_a_compiled_graph_gives_the_same(wavelet: str) -> None:
     image = _image(9, 2, 3, 18, 17, dtype=torch.float32)
     compiled = torch.compile(wavelet_denoise, backend="eager", fullgraph=True)
-    for wavelet in ("db1", "db2"):
-        torch.testing.assert_close(
-            compiled(image, 0.04, wavelet), wavelet_denoise(image, 0.04, wavelet), rtol=0, atol=1e-6
-        )
+    torch.testing.assert_close(compiled(image, 0.04, wavelet), wavelet_denoise(image, 0.04, wavelet), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
