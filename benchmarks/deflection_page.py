@@ -66,6 +66,8 @@ and {short} on others: through the defense's BPDA backward, and through its exac
 where draws are averaged). |L2| is the mean relative L2 norm of the change; the two other readings stand beside it.
 All attacks are scaled to their budget but JSMA, which is only scaled down: it may change 225 values of an image, with
 which it rarely fools this net, and where it does the change is two to three times its budget.
+Quilting takes its patches from the tuning images that the net gets right, 50 of each (its authors had a million). A row
+of a larger n than the command's is from a run with more images. Where no gradient exists, BPDA is the only attack.
 
 Why so far from the paper: these nets fall at a fraction of its budgets (FGSM leaves 6% at 1/255), and a change that was
 the smallest possible is scaled up to the budget, deep into the wrong class, where a few deflected pixels bring nothing
