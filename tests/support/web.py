@@ -95,8 +95,9 @@ def web_server() -> Iterator[Web]:
                 self.send_header(name, value)
             self.end_headers()
             kind, count = fault or ("", len(body))
-            self.wfile.write(body[:count])
+            # counted first: a client that has all bytes may look before this thread goes on
             web.sent[path] += len(body[:count])
+            self.wfile.write(body[:count])
             if kind == "pause":
                 web.resume.wait(60)
                 self.wfile.write(body[count:])
