@@ -191,6 +191,7 @@ class StepPipeline:
 
         # functools.wraps points Lightning at the bound original; inspect would drop one parameter too many of that
         step.__signature__ = inspect.signature(getattr(original, "__func__", original))  # type: ignore[attr-defined]
+        # tells a copy of it from a step of the user; functions have no declared attributes
         step._is_step_wrapper = True  # type: ignore[attr-defined]
         vars(module)[name] = types.MethodType(step, module)
 

@@ -29,7 +29,6 @@ class DemoShards:
         test: the same for the test shards.
         num_classes: number of classes.
         image_size: side of the square that images are scaled and cropped to, or None to leave them.
-        train_size: number of training images.
     """
 
     name: str
@@ -37,7 +36,6 @@ class DemoShards:
     test: str
     num_classes: int
     image_size: int | None = None
-    train_size: int = 4000
 
 
 def cache_folder() -> Path:
@@ -121,7 +119,7 @@ def user_shards(source: str, image_size: int) -> DemoShards:
         raise InputError(f"The shards of {source!r} have no labels (.cls members); the demo needs them.")
     num_classes = len(index.classes) if index.classes else int(index.labels.max()) + 1
     name = shown(source) if is_url(source) else folder.name or source
-    return DemoShards(name, train, test, max(num_classes, 2), image_size, len(index))
+    return DemoShards(name, train, test, max(num_classes, 2), image_size)
 
 
 def _as_shards(folder: Path, classes: Sequence[str] | None) -> str:

@@ -168,18 +168,15 @@ def _train_and_judge(
 
 
 def _data(shards: DemoShards, settings: DemoSettings) -> ShardDataModule:
-    return ShardDataModule(
+    data = ShardDataModule(
         train=shards.train,
         test=shards.test,
-        batch_size=_batch_size(shards.train_size),
         eval_batch_size=250,
         num_workers=0,
         image_size=shards.image_size,
         seed=settings.seed,
         num_classes=shards.num_classes,
     )
-
-
-def _batch_size(samples: int) -> int:
-    """64, or for few images what leaves eight steps to an epoch."""
-    return max(2, min(64, samples // 8))
+    # for few images what leaves eight steps to an epoch
+    data.batch_size = max(2, min(64, len(data.index("train")) // 8))
+    return data

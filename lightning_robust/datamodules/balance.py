@@ -33,8 +33,9 @@ class ClassMembers:
         """What a checkpoint notes."""
         return {"balance": "class"}
 
-    def order(self, *, seed: int, epoch: int, length: int, window: int) -> BalancedOrder:  # noqa: ARG002
+    def order(self, *, seed: int, epoch: int, length: int, window: int) -> BalancedOrder:
         """The order of one epoch; it has no window."""
+        del window
         return BalancedOrder(self, seed=seed, epoch=epoch, length=length)
 
     def ids(self, classes: Ids, places: Ids) -> Ids:

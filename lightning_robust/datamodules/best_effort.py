@@ -92,8 +92,8 @@ class BestEffortLoader:
         label_key: str | None = "cls",
         num_classes: int | None = None,
         on_error: OnError = "raise",
-        options: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
-        remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+        options: LoaderOptions = LoaderOptions(),
+        remote: RemoteOptions = RemoteOptions(),
     ) -> None:
         check_arguments(batch_size, purpose, num_workers, rank, world)
         check_on_error(on_error, purpose)

@@ -90,7 +90,7 @@ class ShardLoader:
         image_size: int | tuple[int, int] | None = None,
         sample_transform: SampleTransform | None = None,
         on_error: OnError = "raise",
-        options: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
+        options: LoaderOptions = LoaderOptions(),
     ) -> None:
         check_arguments(batch_size, purpose, num_workers, rank, world)
         check_on_error(on_error, purpose)

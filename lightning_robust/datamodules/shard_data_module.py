@@ -95,8 +95,8 @@ class ShardDataModule(OwnTrainerDataModule):
         num_classes: int | None = None,
         label_key: str | None = "cls",
         on_error: OnError = "raise",
-        loader: LoaderOptions = LoaderOptions(),  # noqa: B008 (frozen)
-        remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+        loader: LoaderOptions = LoaderOptions(),
+        remote: RemoteOptions = RemoteOptions(),
         keep_labels: dict[SetName, list[int]] | None = None,
         renumber_labels: bool = False,
         unindexed: tuple[SetName, ...] = (),

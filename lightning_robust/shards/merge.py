@@ -59,7 +59,7 @@ def merge_shards(
     label_key: str | None = "cls",
     overwrite: bool = False,
     progress: bool = False,
-    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+    remote: RemoteOptions = RemoteOptions(),
 ) -> ShardIndex:
     """Copy the samples of all sets, one set after the other, to ``folder/NAME-000000.tar``, ..., and index them.
 
@@ -122,7 +122,7 @@ def plan_merge(
     label_key: str | None = "cls",
     overwrite: bool = False,
     progress: bool = False,
-    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+    remote: RemoteOptions = RemoteOptions(),
 ) -> MergePlan:
     """List what :func:`merge_shards` would write, after the same checks; writes nothing."""
     if not sets:

@@ -39,7 +39,7 @@ def open_index(
     progress: bool = False,
     write: bool = True,
     rebuild: bool = False,
-    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+    remote: RemoteOptions = RemoteOptions(),
 ) -> ShardIndex:
     """Open the index of a shard set, building it first where there is none.
 

@@ -15,7 +15,7 @@ from lightning_robust.shards.urls import WEB, is_url, scheme_of, shown
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-def expand_shards(shards: Shards, remote: RemoteOptions = RemoteOptions()) -> list[str]:  # noqa: B008 (frozen)
+def expand_shards(shards: Shards, remote: RemoteOptions = RemoteOptions()) -> list[str]:
     """List the shards that a path, URL, glob, brace pattern or folder stands for, or a list of these.
 
     Names found by a glob or in a folder are sorted with numbers by value; braces and lists keep their order. A URL that

@@ -43,7 +43,7 @@ def robustify(
     workers: int = 1,
     share: tuple[int, int] = (1, 1),
     progress: bool = False,
-    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+    remote: RemoteOptions = RemoteOptions(),
 ) -> dict[str, Any] | None:
     """Sharpen the images of a set and leave everything else as it is.
 
@@ -122,7 +122,7 @@ def plan_robustify(
     *,
     image_keys: Sequence[str] = _FIELDS.image_keys,
     label_key: str | None = _FIELDS.label_key,
-    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+    remote: RemoteOptions = RemoteOptions(),
     progress: bool = False,
 ) -> Plan:
     """List what :func:`robustify` would sharpen, after the same checks; writes nothing."""

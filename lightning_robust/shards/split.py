@@ -55,7 +55,7 @@ def split_shards(
     label_key: str | None = "cls",
     overwrite: bool = False,
     progress: bool = False,
-    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+    remote: RemoteOptions = RemoteOptions(),
 ) -> dict[str, ShardIndex]:
     """Copy every sample of a set to one of several parts, ``folder/NAME-000000.tar``, ..., and index them.
 
@@ -132,7 +132,7 @@ def plan_split(
     label_key: str | None = "cls",
     overwrite: bool = False,
     progress: bool = False,
-    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+    remote: RemoteOptions = RemoteOptions(),
 ) -> SplitPlan:
     """Draw what :func:`split_shards` would write, after the same checks; writes nothing."""
     shares = _shares(fractions)

@@ -76,7 +76,7 @@ def verify_shards(
     label_key: str | None = "cls",
     workers: int = 1,
     progress: bool = False,
-    remote: RemoteOptions = RemoteOptions(),  # noqa: B008 (frozen)
+    remote: RemoteOptions = RemoteOptions(),
 ) -> VerifyReport:
     """Read all shards of a set from end to end, decode every sample, and compare with the index.
 
