@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_robust.functional import pixel_deflection, wavelet_denoise
 
@@ -24,11 +23,7 @@ def rows(device: torch.device, *, quick: bool) -> Iterator[tuple[str, Call, int,
     for count in counts:
         for named, found in (("", None), (", with a map", maps)):
             run = partial(pixel_deflection, image, count, 10, found, seeds=seeds)
-            yield f"pixel deflection, K {count:,}{named}, {shape}", _plainly(run), floor, copy
+            yield f"pixel deflection, K {count:,}{named}, {shape}", torch.no_grad()(run), floor, copy
     for wavelet in ("db1", "bior2.2"):
         run = partial(wavelet_denoise, image, wavelet=wavelet)
-        yield f"wavelet denoising, {wavelet}, {shape}", _plainly(run), floor, copy
-
-
-def _plainly(run: Callable[[], Tensor]) -> Call:
-    return torch.no_grad()(run)  # type: ignore[no-any-return]
+        yield f"wavelet denoising, {wavelet}, {shape}", torch.no_grad()(run), floor, copy

@@ -18,7 +18,7 @@ from lightning_robust.callbacks.interception import intercepted
 from lightning_robust.callbacks.pictures import heat_rows, log_picture, side_by_side, takes_pictures
 from lightning_robust.callbacks.user_module import is_defined_by_user
 from lightning_robust.defenses.contract import Defense
-from lightning_robust.defenses.purified import bound_to, check_votes, majority, purified_logits, wants_net
+from lightning_robust.defenses.purified import check_votes, majority, purified_logits, wants_net
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.images import ImageSpec, check_unit_batch
 from lightning_robust.nn.activation_map import RobustActivationMap
@@ -149,7 +149,7 @@ class InputPurification(StepCallback):
     def _prepared(self, step: Step) -> Defense:
         if self._at_work is None and wants_net(self.defense):
             net = NetworkLogits(self._net(step.module), step.spec, step.received[0].dtype)
-            self._at_work = bound_to(self.defense, net)
+            self._at_work = self.defense.bound_to(net)
         defense = self.defense if self._at_work is None else self._at_work
         return defense.to(step.device)
 

@@ -179,11 +179,6 @@ def check_votes(defense: object, votes: int, votes_at_once: int | None) -> None:
         )
 
 
-def bound_to(defense: Defense, model: Model) -> Defense:
-    """Return :meth:`Defense.bound_to`."""
-    return defense.bound_to(model)
-
-
 def wants_net(defense: Defense) -> bool:
     """Whether a defense holds an activation map that belongs to no net yet."""
     return bool(unbound_maps(defense))

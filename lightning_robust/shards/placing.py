@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 from lightning_robust.errors import InputError
 from lightning_robust.shards.checksums import sha256_of
 from lightning_robust.shards.indexfile import FolderIndex, index_lock, read_folder_index, write_folder_index
-from lightning_robust.shards.robustify_job import MARK
+from lightning_robust.shards.robustify_job import MARK, sync_folder
 from lightning_robust.shards.scan import Fields, SampleTable, scan_shard
 from lightning_robust.shards.writing import EXTENSIONS
 
@@ -115,7 +114,7 @@ def place_shards(home: Path, new: NewShards, write: Callable[[Path, tuple[str, .
                 (aside / written).replace(home / written)
             for surplus in old - tables.keys():
                 (home / surplus).unlink(missing_ok=True)
-            _sync_folder(home)
+            sync_folder(home)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return [home / written for written in tables]
@@ -134,11 +133,3 @@ def _read_back(
     if not tables:
         raise InputError("There are no samples to pack.")
     return tables, sizes, extra
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
