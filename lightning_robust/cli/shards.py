@@ -116,6 +116,20 @@ def add_set_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", metavar="DIR", help="where shards at URLs are kept (default: the user's cache)")
 
 
+def add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """Add how shards are written to the options of a command."""
+    parser.add_argument("--samples-per-shard", type=at_least(1), default=1000, metavar="N", help="default: 1000")
+    parser.add_argument("--max-bytes", type=at_least(1), metavar="N", help="most bytes in a shard (default: no limit)")
+    parser.add_argument("--overwrite", action="store_true", help="replace shards of the same names")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+
+
+def shards_needed(samples: int, options: argparse.Namespace) -> str:
+    """How many shards samples will fill."""
+    shards = -(-samples // options.samples_per_shard)
+    return f"{shards} shards" + ("" if options.max_bytes is None else " or more (--max-bytes)")
+
+
 def _index(options: argparse.Namespace) -> None:
     index = open_set(options, write=not options.dry_run, rebuild=options.rebuild)
     print_totals(index)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lightning_robust.cli.shards import add_command, add_set_options, print_totals
-from lightning_robust.cli.shards_split import add_writing_options, reading_options, shards_needed
+from lightning_robust.cli.shards import (
+    add_command,
+    add_set_options,
+    add_writing_options,
+    print_totals,
+    shards_needed,
+)
+from lightning_robust.cli.shards_split import reading_options
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_robust.cli.shards import add_command, print_histogram, print_totals
+from lightning_robust.cli.shards import add_command, add_writing_options, print_histogram, print_totals, shards_needed
 from lightning_robust.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("folder", help="where the shards go")
     parser.add_argument("--format", choices=("auto", *_FORMATS), default="auto", help="of the source (default: auto)")
     parser.add_argument("--name", default="shard", help="begins the file names (default: shard)")
-    parser.add_argument("--samples-per-shard", type=int, default=1000, metavar="N", help="default: 1000")
-    parser.add_argument("--max-bytes", type=int, metavar="N", help="most bytes in a shard (default: no limit)")
     parser.add_argument("--shuffle-seed", type=int, metavar="SEED", help="shuffle the samples, reproducibly")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers")
     parser.add_argument("--image-column", default="path", help="of a list (default: path)")
@@ -36,8 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     split = "of CIFAR, SVHN or TinyImageNet (whose labeled test images are its val; default: train)"
     parser.add_argument("--split", choices=("train", "test"), default="train", help=split)
     parser.add_argument("--labels", choices=("fine", "coarse"), default="fine", help="of CIFAR-100 (default: fine)")
-    parser.add_argument("--overwrite", action="store_true", help="replace shards of this name")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    add_writing_options(parser)
     parser.set_defaults(run=_pack)
 
 
@@ -50,10 +47,8 @@ def _pack(options: argparse.Namespace) -> None:
     source = _source(options)
     if options.dry_run:
         check_destination(folder, NewShards((options.name,), source.classes, overwrite=options.overwrite))
-        shards = -(-len(source) // options.samples_per_shard)
-        more = "" if options.max_bytes is None else " or more (--max-bytes)"
-        first = source[0]
-        print(f"Would write {len(source)} samples to {shards} shards{more}: {folder / options.name}-000000.tar, ...")
+        first, shards = source[0], shards_needed(len(source), options)
+        print(f"Would write {len(source)} samples to {shards}: {folder / options.name}-000000.tar, ...")
         print(f"First sample: key {first.key}, target {first.target}.")
         print_histogram(source.targets.tolist(), source.classes)
         return

@@ -7,7 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_robust.cli.shards import add_command, add_set_options, at_least, print_histogram, print_totals
+from lightning_robust.cli.shards import (
+    add_command,
+    add_set_options,
+    add_writing_options,
+    print_histogram,
+    print_totals,
+    shards_needed,
+)
 from lightning_robust.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,14 +36,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_split)
 
 
-def add_writing_options(parser: argparse.ArgumentParser) -> None:
-    """Add how copies of samples are written to the options of a command."""
-    parser.add_argument("--samples-per-shard", type=at_least(1), default=1000, metavar="N", help="default: 1000")
-    parser.add_argument("--max-bytes", type=at_least(1), metavar="N", help="most bytes in a shard (default: no limit)")
-    parser.add_argument("--overwrite", action="store_true", help="replace shards of the same names")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
-
-
 def reading_options(options: argparse.Namespace) -> dict[str, Any]:
     """How sets are read, as the library's functions take it."""
     from lightning_robust.shards.remote import RemoteOptions
@@ -48,12 +47,6 @@ def reading_options(options: argparse.Namespace) -> dict[str, Any]:
         "progress": True,
         "remote": RemoteOptions(cache_dir=options.cache_dir),
     }
-
-
-def shards_needed(samples: int, options: argparse.Namespace) -> str:
-    """How many shards samples will fill."""
-    shards = -(-samples // options.samples_per_shard)
-    return f"{shards} shards" + ("" if options.max_bytes is None else " or more (--max-bytes)")
 
 
 def _split(options: argparse.Namespace) -> None:
