@@ -13,7 +13,8 @@ from typing import Any
 from lightning_robust.errors import InputError
 from lightning_robust.shards.checksums import sha256_of
 from lightning_robust.shards.indexfile import FolderIndex, index_lock, read_folder_index, write_folder_index
-from lightning_robust.shards.robustify_job import MARK, sync_folder
+from lightning_robust.shards.provenance import MARK
+from lightning_robust.shards.robustify_job import sync_folder
 from lightning_robust.shards.scan import Fields, SampleTable, scan_shard
 from lightning_robust.shards.writing import EXTENSIONS
 

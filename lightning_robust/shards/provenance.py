@@ -10,9 +10,11 @@ from lightning_robust.errors import InputError
 from lightning_robust.shards.index import ShardIndex
 from lightning_robust.shards.indexfile import read_folder_index
 from lightning_robust.shards.places import published_index
-from lightning_robust.shards.robustify_job import MARK
 from lightning_robust.shards.scan import Fields
 from lightning_robust.shards.urls import folder_of, is_url
+
+# key of the index of a set that was sharpened
+MARK = "sharpened"
 
 
 def check_outside(index: ShardIndex, home: Path) -> None:
@@ -26,6 +28,11 @@ def check_outside(index: ShardIndex, home: Path) -> None:
             raise InputError(f"{str(home)!r} holds a shard of the source, {path!r}. Choose another folder.")
 
 
+def folders_of(index: ShardIndex) -> list[str]:
+    """The folders, or URLs of such, that hold the shards of a set."""
+    return list(dict.fromkeys(folder_of(path) if is_url(path) else str(Path(path).parent) for path in index.paths))
+
+
 def sharpening_of(index: ShardIndex) -> dict[str, Any] | None:
     """What the indexes of the folders of a set say of how it was sharpened; None if it was not.
 
@@ -33,7 +40,7 @@ def sharpening_of(index: ShardIndex) -> dict[str, Any] | None:
         InputError: they disagree.
     """
     marks: list[dict[str, Any] | None] = []
-    for folder in dict.fromkeys(folder_of(path) if is_url(path) else str(Path(path).parent) for path in index.paths):
+    for folder in folders_of(index):
         if not is_url(folder):
             marks.append(read_folder_index(folder, Fields((), None)).extra.get(MARK))
         elif index.remote is not None:

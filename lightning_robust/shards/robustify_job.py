@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_robust.errors import InputError
-from lightning_robust.shards.indexfile import INDEX_NAME, index_lock, read_folder_index, replace_file
-from lightning_robust.shards.scan import Fields, SampleTable
+from lightning_robust.shards.indexfile import index_lock, replace_file
+from lightning_robust.shards.scan import SampleTable
 
 MANIFEST_NAME = "robustify.json"
-MARK = "sharpened"
 
 _HIDDEN = ".robustify"
 _JOB_NAME = "job.json"
@@ -192,17 +191,15 @@ def check_destination(destination: Path) -> None:
         raise InputError(f"{str(destination)!r} is not empty. Choose a new folder.")
 
 
-def check_unsharpened(folder: Path) -> None:
-    """Check that the set in a folder is not the result of such a job, done or not.
+def check_no_result(folder: Path) -> None:
+    """Check that no such job writes to a folder, or has written to it.
 
     Raises:
-        InputError: it is.
+        InputError: one does.
     """
-    marks = [name for name in (MANIFEST_NAME, _HIDDEN) if (folder / name).exists()]
-    if not marks and (folder / INDEX_NAME).is_file() and MARK in read_folder_index(str(folder), Fields((), None)).extra:
-        marks = [f"the key {MARK!r} of its {INDEX_NAME}"]
-    if marks:
-        raise already_sharpened(str(folder), marks[0])
+    for name in (MANIFEST_NAME, _HIDDEN):
+        if (folder / name).exists():
+            raise already_sharpened(str(folder), name)
 
 
 def already_sharpened(folder: str, mark: str) -> InputError:

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from lightning_robust.errors import InputError
-from lightning_robust.shards.cache import ShardCache
+from lightning_robust.shards.indexfile import INDEX_NAME
 from lightning_robust.shards.opening import open_index
 from lightning_robust.shards.paths import Shards
-from lightning_robust.shards.places import published_index
+from lightning_robust.shards.provenance import MARK, folders_of, sharpening_of
 from lightning_robust.shards.remote import RemoteOptions
-from lightning_robust.shards.robustify_job import MARK, already_sharpened, check_unsharpened
+from lightning_robust.shards.robustify_job import already_sharpened, check_no_result
 from lightning_robust.shards.robustify_units import FolderUnit, ShardUnit, Unit
 from lightning_robust.shards.scan import Fields
-from lightning_robust.shards.urls import base_name, folder_of, is_url, shown
+from lightning_robust.shards.urls import base_name, is_url, shown
 
 _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}
 
@@ -82,12 +82,12 @@ def _plan_shards(source: Shards, *, fields: Fields, remote: RemoteOptions, progr
         write=False,
         remote=remote,
     )
-    cache = ShardCache(remote)
-    for folder in dict.fromkeys(folder_of(path) if is_url(path) else str(Path(path).parent) for path in index.paths):
+    folders = folders_of(index)
+    for folder in folders:
         if not is_url(folder):
-            check_unsharpened(Path(folder))
-        elif MARK in json.loads(published_index(folder, cache) or b"{}"):
-            raise already_sharpened(shown(folder), f"the key {MARK!r} of its index")
+            check_no_result(Path(folder))
+    if sharpening_of(index) is not None:
+        raise already_sharpened(shown(folders[0]), f"the key {MARK!r} of its {INDEX_NAME}")
     names = [base_name(path) for path in index.paths]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -102,7 +102,7 @@ def _plan_shards(source: Shards, *, fields: Fields, remote: RemoteOptions, progr
 
 
 def _plan_folder(home: Path, destination: Path) -> Plan:
-    check_unsharpened(home)
+    check_no_result(home)
     here, there = home.resolve(), destination.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise InputError(

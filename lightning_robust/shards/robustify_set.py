@@ -20,9 +20,10 @@ import numpy as np
 from lightning_robust.errors import InputError, RobustError
 from lightning_robust.shards.indexfile import empty_index, index_lock, write_folder_index
 from lightning_robust.shards.paths import Shards
+from lightning_robust.shards.provenance import MARK
 from lightning_robust.shards.remote import RemoteOptions
 from lightning_robust.shards.robustify_image import MEASURES, sharpen_encoded
-from lightning_robust.shards.robustify_job import MARK, Job, Record, check_destination
+from lightning_robust.shards.robustify_job import Job, Record, check_destination
 from lightning_robust.shards.robustify_options import Sharpening
 from lightning_robust.shards.robustify_plan import Plan, plan_source
 from lightning_robust.shards.robustify_report import manifest, mark, summarize, versions

@@ -20,7 +20,7 @@ from lightning_robust.shards.robustify_image import MEASURES, Measures, sharpen_
 from lightning_robust.shards.robustify_job import Outcome, Written, write_synced
 from lightning_robust.shards.robustify_options import EXTENSIONS, Sharpening
 from lightning_robust.shards.robustify_tar import copy_tar
-from lightning_robust.shards.scan import SAMPLE_DTYPE, Fields, SampleTable
+from lightning_robust.shards.scan import SAMPLE_DTYPE, Fields, SampleTable, split_name
 from lightning_robust.shards.tar import Member, walk_tar
 
 
@@ -87,9 +87,10 @@ class ShardUnit:
         rows: list[Measures] = []
 
         def new_member(member: Member) -> tuple[str, bytes] | None:
-            if member.offset not in wanted:
+            parts = _image_name(member, wanted)
+            if parts is None:
                 return None
-            key, extension = _split_name(member.name)
+            key, extension = parts
             result, row = next(sharpened)
             keys.append(key)
             sizes.append(len(result))
@@ -125,8 +126,8 @@ class ShardUnit:
     def _images(self, path: str, members: Iterable[Member], wanted: set[int]) -> Iterator[tuple[str, bytes]]:
         with Path(path).open("rb") as file:
             for member in members:
-                if member.offset in wanted:
-                    where = f"sample {_split_name(member.name)[0]!r} of shard {self.path!r}"
+                if parts := _image_name(member, wanted):
+                    where = f"sample {parts[0]!r} of shard {self.path!r}"
                     yield where, os.pread(file.fileno(), member.size, member.offset)
 
     def _check_names(self, path: str, wanted: set[int], options: Sharpening) -> None:
@@ -134,7 +135,10 @@ class ShardUnit:
         renamed: dict[str, str] = {}
         others: dict[str, str] = {}
         for member in walk_tar(path):
-            key, extension = _split_name(member.name)
+            parts = split_name(member.name)
+            if parts is None:
+                continue
+            key, extension = parts
             if member.offset in wanted and options.extension(extension) != extension:
                 renamed[key] = options.extension(extension)
             elif member.offset not in wanted and extension.lower() in (*self.fields.image_keys, *EXTENSIONS):
@@ -226,8 +230,6 @@ def _renamed(file: str, options: Sharpening) -> str:
     return f"{path.stem}.{options.extension(path.suffix[1:])}"
 
 
-def _split_name(name: str) -> tuple[str, str]:
-    """Key and extension of a member: the file name is cut at its first dot."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    return f"{folder}{slash}{stem}", extension
+def _image_name(member: Member, wanted: set[int]) -> tuple[str, str] | None:
+    """Key and extension of a member that is sharpened; None for any other."""
+    return split_name(member.name) if member.offset in wanted else None

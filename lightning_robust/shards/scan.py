@@ -53,7 +53,7 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str]) -> SampleTabl
             parts = split_name(member.name)
             if parts is None:
                 continue
-            key, extension = parts
+            key, extension = parts[0], parts[1].lower()
             if key != current:
                 if current is not None:
                     rows.append(_row(file.fileno(), path, current, sample, fields))
@@ -74,9 +74,9 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str]) -> SampleTabl
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Key and extension (lower case) of a member; None for a member that belongs to no sample."""
+    """Key and extension of a member, as they are written; None for a member that belongs to no sample."""
     match = _KEY.match(name)
-    return None if match is None else (match[1], match[2].lower())
+    return None if match is None else (match[1], match[2])
 
 
 def image_of(path: str, key: str, sample: Mapping[str, Member], fields: Fields) -> Member:

@@ -71,7 +71,7 @@ class _ShardCheck:
         seen: set[str] = set()
         keyed = ((parts, member) for member in self._members(path) if (parts := split_name(member.name)))
         for key, group in itertools.groupby(keyed, key=lambda item: item[0][0]):
-            members = self._by_extension(key, [(parts[1], member) for parts, member in group])
+            members = self._by_extension(key, [(parts[1].lower(), member) for parts, member in group])
             if self.cut and not self._is_whole(members):  # the fault is told already
                 return
             if key in seen:
