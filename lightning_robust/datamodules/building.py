@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_robust.datamodules.best_effort import BestEffortLoader
 from lightning_robust.datamodules.loader import ShardLoader
+from lightning_robust.datamodules.resuming import recount_in
 from lightning_robust.datamodules.sets import SetName
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ def train_loader(data: ShardDataModule, *, shuffle: bool) -> ShardLoader | BestE
     }
     if "train" not in data.unindexed:
         drawn = {"balance": data.balance, "mix": data.mix} if shuffle else {}
-        return _exact(data, "train", **settings, **drawn)
+        loader = _exact(data, "train", **settings, **drawn)
+        if data.trainer is not None:
+            recount_in(data.trainer, loader)
+        return loader
     return _best_effort(data, "train", epoch_batches=data.epoch_batches, shuffle_buffer=data.shuffle_buffer, **settings)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch.utils.data import SequentialSampler
 
 
@@ -9,9 +11,13 @@ class EpochCursor:
     """Counts epochs; the ``sampler`` of a loader, since that is what Lightning calls ``set_epoch`` on.
 
     Every pass over the loader is a new epoch, unless ``set_epoch`` says which.
+
+    Attributes:
+        when_set: called when an epoch was set.
     """
 
     def __init__(self) -> None:
+        self.when_set: Callable[[], None] | None = None
         self._started = -1
         self._consumed = 0
         self._wanted: int | None = None
@@ -20,6 +26,8 @@ class EpochCursor:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass."""
         self._wanted = epoch
+        if self.when_set is not None:
+            self.when_set()
 
     def resume(self, epoch: int, consumed: int) -> None:
         """Let the next pass go on in the middle of an epoch, unless ``set_epoch`` names another epoch."""

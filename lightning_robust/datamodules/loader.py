@@ -19,6 +19,7 @@ from lightning_robust.datamodules.options import (
     checked_transform,
 )
 from lightning_robust.datamodules.readahead import ReadAhead
+from lightning_robust.datamodules.resuming import STATE_VERSION, Recount, check_order, resumed_position
 from lightning_robust.datamodules.ring import BufferRing
 from lightning_robust.datamodules.scheme import make_scheme
 from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
@@ -27,7 +28,6 @@ from lightning_robust.datamodules.worker import BatchMaker, Made, SampleTransfor
 from lightning_robust.errors import InputError, RobustError, UnsupportedError
 from lightning_robust.shards import ShardIndex
 
-_STATE_VERSION = 1
 # besides the buffers of the tasks under way: the batch that the user holds, and the one he is about to get
 _EXTRA_BUFFERS = 2
 
@@ -60,6 +60,12 @@ class ShardLoader:
         on_error: ``"raise"``, or ``"skip"`` to replace a training sample that cannot be decoded by the next good one
             and count it in :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were skipped.
         options: how workers are run.
+
+    Attributes:
+        any_batch_size: set it to let :meth:`load_state_dict` take a state with another global batch size, and go on
+            with the samples that its epoch has left. For loops that end an epoch with the loader: a Trainer counts
+            batches itself, and :class:`ShardDataModule` corrects its count.
+        recount: what the load changed in the number of batches done, for a Trainer to take over; None if nothing.
 
     Raises:
         InputError: if the data cannot be split exactly, or an argument is not what it should be.
@@ -117,6 +123,8 @@ class ShardLoader:
             sample_transform=checked_transform(sample_transform),
             on_error=on_error,
         )
+        self.any_batch_size = False
+        self.recount: Recount | None = None
         self._shape: tuple[int, ...] | None = None
         self._ring: BufferRing | None = None
         self._ahead: ReadAhead | None = None
@@ -142,11 +150,12 @@ class ShardLoader:
         self._pass += 1
         this_pass = self._pass
         epoch, consumed = self.sampler.begin()
-        first = consumed // self._plan.global_batch
+        plan = self._plan.entered(consumed)
+        first = plan.done(consumed)
         labels = self.index.labels
-        results = self._results(epoch, first)
+        results = self._results(plan, epoch, first)
         # after the workers were forked: a fork does not go well with threads
-        self._begin_ahead(epoch)
+        self._begin_ahead(plan, epoch)
         try:
             for number in range(first, len(self)):
                 if self._ahead is not None:
@@ -155,7 +164,7 @@ class ShardLoader:
                 ids = torch.tensor(made.ids)
                 target = None if labels is None else torch.from_numpy(labels[made.ids].astype(np.int64))
                 # the batch counts as delivered before it is yielded: a checkpoint is written while the loop holds it
-                self.sampler.advance((number + 1) * self._plan.global_batch)
+                self.sampler.advance(plan.delivered(number))
                 yield ShardBatch(self._image(made), target, ids, epoch, number, self._plan.train)
                 if self._pass != this_pass:
                     raise UnsupportedError(
@@ -170,7 +179,7 @@ class ShardLoader:
         """Plain data to go on from; the same on every rank."""
         epoch, consumed = self.sampler.position()
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "data": self._describe(),
             "fingerprint": self.index.fingerprint,
             "order": self._plan.settings(),
@@ -185,7 +194,8 @@ class ShardLoader:
             InputError: as :meth:`check_state`.
         """
         self.check_state(state)
-        self.sampler.resume(state["epoch"], state["consumed"])
+        consumed, self.recount = resumed_position(state, self._plan)
+        self.sampler.resume(state["epoch"], consumed)
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Check that a state can be gone on from with these shards and settings.
@@ -199,14 +209,7 @@ class ShardLoader:
                 "shards, and the same samples of them, or load the weights alone (load_from_checkpoint) to start anew "
                 "on others."
             )
-        found, own = state["order"], self._plan.settings()
-        changed = [f"{k}={found.get(k)} there and {own[k]} here" for k in own if found.get(k) != own[k]]
-        if changed or state["version"] != _STATE_VERSION:
-            raise InputError(
-                f"The checkpoint cannot be resumed with another order of batches ({', '.join(changed)}; version "
-                f"{state['version']}, ours is {_STATE_VERSION}): use the same settings (the batch size of all ranks "
-                "together counts), or load the weights alone (load_from_checkpoint)."
-            )
+        check_order(state, self._plan, any_batch_size=self.any_batch_size)
 
     def close(self) -> None:
         """Stop the workers, and with them a pass that is under way; a later pass starts new ones."""
@@ -219,14 +222,14 @@ class ShardLoader:
             self._ahead.close()
             self._ahead = None
 
-    def _results(self, epoch: int, first: int) -> Iterator[Made | RobustError]:
+    def _results(self, plan: LoaderPlan, epoch: int, first: int) -> Iterator[Made | RobustError]:
         if self._shape is None:
             self._shape = self._maker.image_shape()
         if self.num_workers == 0:
-            return map(self._maker.__getitem__, self._plan.tasks(epoch, first, self._shape, None))
+            return map(self._maker.__getitem__, plan.tasks(epoch, first, self._shape, None))
         if self._workers is None:
             self._workers = self._started_workers(self._shape)
-        self._feed.tasks = self._plan.tasks(epoch, first, self._shape, self._ring)
+        self._feed.tasks = plan.tasks(epoch, first, self._shape, self._ring)
         results: Iterator[Made | RobustError] = iter(self._workers)
         self._running = results
         return results
@@ -248,13 +251,13 @@ class ShardLoader:
             worker_init_fn=limit_threads,
         )
 
-    def _begin_ahead(self, epoch: int) -> None:
+    def _begin_ahead(self, plan: LoaderPlan, epoch: int) -> None:
         if self.index.remote is None:
             return
         if self._ahead is None:
             depth = self.num_workers * self.options.prefetch_factor
-            self._ahead = ReadAhead(self.index.remote, self._plan, depth)
-        self._ahead.begin(epoch)
+            self._ahead = ReadAhead(self.index.remote, depth)
+        self._ahead.begin(plan, epoch)
 
     def _received(self, results: Iterator[Made | RobustError]) -> Made:
         try:

@@ -24,13 +24,12 @@ class ReadAhead:
 
     Args:
         remote: the shards.
-        plan: the batches of the loader.
         depth: batches that workers make ahead of the one that is delivered.
     """
 
-    def __init__(self, remote: RemoteSet, plan: LoaderPlan, depth: int) -> None:
-        self._remote, self._plan, self._depth = remote, plan, depth
-        self._needs: ShardNeeds | None = None
+    def __init__(self, remote: RemoteSet, depth: int) -> None:
+        self._remote, self._depth = remote, depth
+        self._running: tuple[LoaderPlan, ShardNeeds] | None = None
         self._wanted: list[int] = []
         self._pins = Pins(remote.cache)
         self._queue: queue.SimpleQueue[RemoteShard | None] = queue.SimpleQueue()
@@ -41,16 +40,17 @@ class ReadAhead:
         # also when the loader is dropped without a word
         self._end = weakref.finalize(self, _end, self._queue, stop, threads)
 
-    def begin(self, epoch: int) -> None:
-        """Begin an epoch."""
-        self._needs = self._plan.needs(epoch)
+    def begin(self, plan: LoaderPlan, epoch: int) -> None:
+        """Begin an epoch of these batches."""
+        self._running = plan, plan.needs(epoch)
 
     def reach(self, number: int) -> None:
         """Fetch what batch ``number`` and those after it need; the shards before it may go."""
-        if self._needs is None:
+        if self._running is None:
             raise RuntimeError("begin comes first")
-        last = min(number + self._depth, self._plan.batches - 1)
-        wanted = self._needs.needed(*self._plan.span(number, last))
+        plan, needs = self._running
+        last = min(number + self._depth, plan.batches - 1)
+        wanted = needs.needed(*plan.span(number, last))
         if wanted == self._wanted:
             return
         fresh = [shard for shard in wanted if shard not in set(self._wanted)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class LoaderPlan:
         seed: seed of the order.
         window: shards that are mixed with each other.
         scheme: how samples are drawn, if not each once in an epoch.
+        shift: by how many positions the training batches lie after where they lie in a whole epoch; below 0 in one
+            that was begun with batches of another size.
     """
 
     counts: Ids
@@ -54,6 +56,7 @@ class LoaderPlan:
     seed: int
     window: int
     scheme: Scheme | None = None
+    shift: int = 0
 
     def __post_init__(self) -> None:
         check_window(self.window)
@@ -74,6 +77,23 @@ class LoaderPlan:
     def global_batch(self) -> int:
         """Samples of one batch of all ranks together."""
         return self.batch_size * self.world
+
+    def done(self, consumed: int) -> int:
+        """Batches of an epoch that count as done when so many of its samples were delivered.
+
+        As many are left as the other samples fill, whatever the batches were that brought the epoch so far.
+        """
+        if not self.train:
+            return consumed // self.global_batch
+        return self.batches - min(self.batches, (self._length - consumed) // self.global_batch)
+
+    def entered(self, consumed: int) -> LoaderPlan:
+        """The plan of an epoch of which so many samples were delivered."""
+        return replace(self, shift=consumed - self.done(consumed) * self.global_batch) if self.train else self
+
+    def delivered(self, number: int) -> int:
+        """Samples of the epoch that were delivered with batch ``number``, on all ranks together."""
+        return (number + 1) * self.global_batch + self.shift
 
     def settings(self) -> dict[str, Any]:
         """What the order of the batches depends on, besides the shards; the same on every rank."""
@@ -106,15 +126,19 @@ class LoaderPlan:
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Positions, in the order of the epoch, from which batches ``first`` to ``last`` of all ranks come."""
         if self.train:
-            return first * self.global_batch, (last + 1) * self.global_batch
+            return self.delivered(first - 1), self.delivered(last)
         # evaluation batches are of unequal size; the share of rank 0 begins first, that of the last rank ends last
         own = self.samples // self.world
         return first * own // self.batches * self.world, -(-(last + 1) * (own + 1) // self.batches) * self.world
 
+    @property
+    def _length(self) -> int:
+        """Positions of the order of an epoch."""
+        return self.samples if self.scheme is None else self.batches * self.global_batch
+
     def _order(self, epoch: int) -> Order:
         if self.scheme is not None:
-            length = self.batches * self.global_batch
-            return self.scheme.order(seed=self.seed, epoch=epoch, length=length, window=self.window)
+            return self.scheme.order(seed=self.seed, epoch=epoch, length=self._length, window=self.window)
         return EpochOrder(self.counts, seed=self.seed, epoch=epoch, window=self.window)
 
     def _draws(self, number: int, epoch: int, order: Order) -> Draws:
@@ -124,6 +148,7 @@ class LoaderPlan:
             )
             return Draws(ids, np.full(len(ids), epoch))
         start, stop = train_batch_positions(number, batch_size=self.batch_size, rank=self.rank, world=self.world)
+        start, stop = start + self.shift, stop + self.shift
         if self.shuffle:
             return order.draws(start, stop)
         return Draws(np.arange(start, stop, dtype=np.int64), np.full(stop - start, epoch))

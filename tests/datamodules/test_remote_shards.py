@@ -111,8 +111,8 @@ def test_the_next_window_is_fetched_before_it_is_read(web, url, tmp_path):
             arrived.set()
 
     web.after_body = note
-    ahead = ReadAhead(index.remote, plan, depth=1)
-    ahead.begin(0)
+    ahead = ReadAhead(index.remote, depth=1)
+    ahead.begin(plan, 0)
     ahead.reach(0)
     assert arrived.wait(30)
     (pins,) = (tmp_path / "cache" / "pins").iterdir()
@@ -141,16 +141,18 @@ def test_a_loader_that_is_dropped_leaves_no_thread_and_no_pin(url, tmp_path):
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("world", [1, 3])
-def test_the_shards_of_each_batch_are_among_those_needed(shards, train, shuffle, world):
+@pytest.mark.parametrize("consumed", [0, 26])
+def test_the_shards_of_each_batch_are_among_those_needed(shards, train, shuffle, world, consumed):
     index = open_index(shards)
     for rank in range(world):
         plan = LoaderPlan(index.counts, 5, rank, world, train=train, shuffle=train and shuffle, seed=0, window=1)
-        needs, depth = plan.needs(2), 2
-        batches = [task.ids for task in plan.tasks(2, 0, (8, 8, 3), None)]
-        for number in range(len(batches)):
-            last = min(number + depth, len(batches) - 1)
+        plan = plan.entered(consumed)
+        needs, depth, first = plan.needs(2), 2, plan.done(consumed)
+        batches = [task.ids for task in plan.tasks(2, first, (8, 8, 3), None)]
+        for number in range(first, plan.batches):
+            last = min(number + depth, plan.batches - 1)
             needed = needs.needed(*plan.span(number, last))
-            used = {int(shard) for ids in batches[number : last + 1] for shard in index.locate(ids)[0]}
+            used = {int(shard) for ids in batches[number - first : last + 1 - first] for shard in index.locate(ids)[0]}
             assert used <= set(needed)
             assert len(needed) == len(set(needed)) <= 6
 

@@ -215,7 +215,7 @@ def test_a_fit_after_a_resumed_one_starts_anew(shards, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*Checkpoint directory.*exists and is not empty.*")
 @pytest.mark.parametrize("every", [5, 3])
-def test_resuming_on_other_data_or_batches_is_refused(shards, tmp_path, every):
+def test_resuming_on_other_data_or_in_another_order_is_refused(shards, tmp_path, every):
     def trainer(**settings):
         saver = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=every)
         return _trainer(tmp_path, enable_checkpointing=True, callbacks=[saver], **settings)
@@ -223,7 +223,7 @@ def test_resuming_on_other_data_or_batches_is_refused(shards, tmp_path, every):
     trainer(max_steps=every).fit(Net(), _data(shards))
     other = tmp_path / "other"
     pack([Sample(str(i), np.zeros((8, 8, 3), np.uint8), 0) for i in range(40)], other)
-    for data, message in ((_data(str(other)), "made on 70 samples"), (_data(shards, batch_size=6), "another order")):
+    for data, message in ((_data(str(other)), "made on 70 samples"), (_data(shards, seed=6), "another order")):
         with pytest.raises(InputError, match=message):
             trainer(max_epochs=3).fit(Net(), data, ckpt_path=tmp_path / "last.ckpt")
 
@@ -405,7 +405,13 @@ def test_a_run_ends_when_its_time_is_up(shards, tmp_path, monkeypatch):
 
 class _RankNet(Net):
     def on_validation_epoch_end(self):
-        Path(self.trainer.default_root_dir, f"rank-{self.global_rank}.txt").write_text(repr(self.evaluated))
+        self._write(self.evaluated)
+
+    def on_train_end(self):
+        self._write([ids for _, _, ids in self.seen])
+
+    def _write(self, batches):
+        Path(self.trainer.default_root_dir, f"rank-{self.global_rank}.txt").write_text(repr(batches))
 
 
 @pytest.mark.ddp
@@ -417,6 +423,18 @@ def test_two_processes_evaluate_every_sample_once(shards, tmp_path):
     batches = [eval((tmp_path / f"rank-{rank}.txt").read_text()) for rank in range(2)]
     assert len(batches[0]) == len(batches[1])
     assert _flat(batches[0] + batches[1]) == list(range(70))
+
+
+@pytest.mark.ddp
+@pytest.mark.filterwarnings("ignore:.*use_distributed_sampler.*")
+@pytest.mark.parametrize("drawn", [{}, {"balance": "class"}, {"mix": _MIX}])
+def test_two_processes_train_on_the_batches_of_one(shards, tmp_path, drawn):
+    whole = Net()
+    _trainer(tmp_path).fit(whole, _data(shards, **drawn))
+    trainer = _trainer(tmp_path, strategy="ddp_fork", devices=2)
+    trainer.fit(_RankNet(), _data(shards, batch_size=6, num_workers=1, **drawn))
+    first, second = (eval((tmp_path / f"rank-{rank}.txt").read_text()) for rank in range(2))
+    assert [one + other for one, other in zip(first, second, strict=True)] == [ids for _, _, ids in whole.seen]
 
 
 def test_every_argument_can_be_given_on_a_command_line():
