@@ -42,7 +42,7 @@ from deflection_rows import (
     TABLE_8_COLUMNS,
     TABLE_9,
 )
-from deflection_work import ADAPTIVE, LONG, SHORT, Place
+from deflection_work import ADAPTIVE, LONG, PATIENT, SHORT, Place
 from torch import Tensor
 
 HEADING = """# Pixel deflection, as measured
@@ -60,9 +60,9 @@ small n: see the intervals.
 `PD + R-CAM + DWT` is `protocol="paper"`, K 100, window 10, the map of the attacked net, BayesShrink with sigma 0.04
 on each channel's scale. A random defense is judged by the mean of fresh draws per image (20; 5 under JSMA, L-BFGS and
 C&W, for quilting, the blur control and the rows of Table 9), never by a draw the attacker saw; Ens-10 by the
-majorities of the same draws in tens. Adaptive attacks are PGD on the margin with {long} steps on the rows of Table 1
-and {short} on others: through the defense's BPDA backward, and through its exact gradient with 1 fresh draw a step
-(EOT 1) or the mean of 5 (EOT 5, on the paper's own rows). Brackets hold 95% intervals over images (Wilson; Student
+majorities of the same draws in tens. Adaptive attacks are PGD on the margin with {long} steps on the rows of Table 1,
+{patient} on those with quilting and {short} on others: through the defense's BPDA backward, and through its exact
+gradient with 1 fresh draw a step (EOT 1) or the mean of 5 (EOT 5, on the paper's own rows). Brackets hold 95% intervals over images (Wilson; Student
 where draws are averaged). |L2| is the mean relative L2 norm of the change; the two other readings stand beside it.
 All attacks are scaled to their budget but JSMA, which is only scaled down: it may change 225 values of an image, with
 which it rarely fools this net, and where it does the change is two to three times its budget.
@@ -200,7 +200,12 @@ def heading(pieces: Pieces, command: str) -> list[str]:
     _, lowest = worst(pieces, MAIN)
     fall = "" if lowest is None else f" On these images it leaves {told(lowest, random=True)}% (n {len(lowest)})."
     made = f"Made by `{command}`, Python {platform.python_version()}, torch {torch.__version__}, two shared CPU cores."
-    return [*HEADING.format(fall=fall, made=made, net=pieces.net, long=LONG, short=SHORT).splitlines(), ""]
+    return [
+        *HEADING.format(
+            fall=fall, made=made, net=pieces.net, long=LONG, short=SHORT, patient=PATIENT["quilt"]
+        ).splitlines(),
+        "",
+    ]
 
 
 def write_page(path: Path, place: Place, arguments: argparse.Namespace) -> None:

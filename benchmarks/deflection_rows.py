@@ -16,6 +16,7 @@ from lightning_robust import seeds as streams
 
 ATTACKS = ("FGSM", "IGSM", "DFool", "JSMA", "LBFGS", "C&W")
 MAIN = "pd+rcam+dwt"
+CROPS = 10  # of 90 x 90, as the row of Table 4 has it
 
 # Table 1: |L2|, no defense, single, Ens-10
 TABLE_1 = {
@@ -69,6 +70,7 @@ TABLE_4 = {
     "resize+pad": ("Padding + resizing", (0.478, None, 0.983, 0.969)),
     "quilt": ("Quilting", (0.611, 0.862, 0.858, 0.843)),
     "tvm+quilt": ("TVM + quilting", (0.619, 0.866, 0.866, 0.841)),
+    "crop+tvm+quilt": ("Cropping + TVM + quilting", (0.629, 0.882, 0.883, 0.859)),
     "pd": ("PD", (0.735, 0.880, 0.914, 0.931)),
     "pd+rcam": ("PD + R-CAM", (0.746, 0.912, 0.911, 0.952)),
     "pd+rcam+dct": ("PD + R-CAM + DCT", (0.737, 0.906, 0.874, 0.930)),
@@ -188,7 +190,7 @@ def defense_named(name: str, net: nn.Module, bank: Callable[[], D.PatchBank]) ->
         return D.MatchedBlur(defense_named(MAIN, net, bank))
     if name == "quilt":
         return D.Quilting(bank())
-    if name == "tvm+quilt":
+    if name in ("tvm+quilt", "crop+tvm+quilt"):  # the crops are taken by the net: see net_behind
         return D.Sequence([D.TotalVariationMinimization(), D.Quilting(bank())])
     if name in ("pad", "resize", "resize+pad"):
         return D.RandomResizePad(steps="both" if name == "resize+pad" else name)
@@ -221,6 +223,11 @@ def defense_named(name: str, net: nn.Module, bank: Callable[[], D.PatchBank]) ->
     if "rcam" in parts:
         built[0] = deflection(net)
     return built[0] if len(built) == 1 else D.Sequence(built)
+
+
+def net_behind(name: str, net: nn.Module) -> nn.Module:
+    """The net that a row's defense stands before: some average its predictions over crops."""
+    return D.CropEnsemble(net, crops=CROPS) if name.startswith("crop+") else net
 
 
 def deflection(net: nn.Module, **options: object) -> D.Defense:

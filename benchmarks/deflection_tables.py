@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 OTHER_NETS = ("mobilenet_v2", "squeezenet")
 # judged on 5 draws: seconds per image and draw
-SLOW_DEFENSES = ("quilt", "tvm+quilt", "blur")
+SLOW_DEFENSES = ("quilt", "tvm+quilt", "crop+tvm+quilt", "blur")
 # rows of Table 9 alone, by the start of their names: 5 draws too
 ONLY_TABLE_9 = ("gaussian", "min", "max", "mean", "denoise")
 # attacked with 5 draws a step as well: the paper's own
