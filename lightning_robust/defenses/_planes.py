@@ -55,14 +55,14 @@ def check_channels(image: Tensor, name: str) -> None:
 
 
 def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
-    """Refuse a parameter outside [low, high].
+    """Refuse a parameter that is no number in [low, high].
 
     Raises:
         InputError: naming the parameter and its range.
     """
-    if not low <= value <= high:
+    if not isinstance(value, numbers.Real) or not low <= value <= high:
         wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InputError(f"{name}={value} is out of range: give a number {wanted}.")
+        raise InputError(f"{name}={value!r} is out of range: give a number {wanted}.")
 
 
 def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None:

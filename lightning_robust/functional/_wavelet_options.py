@@ -74,6 +74,8 @@ def read_images(image: Tensor, ycbcr: bool | None) -> tuple[Tensor, bool]:
     Raises:
         InputError: for another shape or type, NaN, values outside [0, 1], or YCbCr without three channels.
     """
+    if not isinstance(image, Tensor):
+        raise InputError(f"image is a {type(image).__name__}: give a floating tensor in [0, 1] of shape (B, C, H, W).")
     if image.ndim not in (3, 4) or not image.is_floating_point() or min(image.shape[-3:]) < 1:
         advice = " Divide 8-bit values by 255." if image.dtype == torch.uint8 else ""
         raise InputError(

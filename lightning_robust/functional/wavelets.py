@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -42,15 +42,17 @@ def wavedec2(
         torch.Size([1, 3, 3, 4, 5])
     """
     bank = check_transform(wavelet, mode)
+    if not isinstance(image, Tensor):
+        raise InputError(f"image is a {type(image).__name__}: give a floating tensor of shape (..., H, W).")
     if image.ndim < 2 or not image.is_floating_point() or min(image.shape[-2:]) < 1:
         dtype = str(image.dtype).removeprefix("torch.")
         raise InputError(
             f"image is a {dtype} tensor of shape {tuple(image.shape)}: give floating maps of shape (..., H, W)."
         )
     height, width = image.shape[-2:]
-    level = max_level((height, width), wavelet) if level is None else operator.index(level)
-    if level < 0:
-        raise InputError(f"level={level} is no number of levels: give 0 or more, or None for all that fit.")
+    level = max_level((height, width), wavelet) if level is None else level
+    if isinstance(level, bool) or not isinstance(level, Integral) or level < 0:
+        raise InputError(f"level={level!r} is no number of levels: give 0 or more, or None for all that fit.")
     work = image if image.dtype in (torch.float32, torch.float64) else image.float()
     leading = image.shape[:-2]
     with torch.autocast(image.device.type, enabled=False):

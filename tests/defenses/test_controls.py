@@ -98,3 +98,5 @@ def test_what_cannot_be_matched_is_refused(control):
         control(RandomResizePad())(images())
     with pytest.raises(InputError, match=r"rmse=1\.5 is out of range"):
         control(1.5)
+    with pytest.raises(InputError, match="rmse='small' is out of range: give a number"):
+        control("small")

@@ -233,6 +233,7 @@ def test_a_compiled_graph_gives_the_same(wavelet: str) -> None:
         (torch.ones(1, 1, 8, 8), {"ycbcr": True}, "ycbcr=True needs 3 channels"),
         (torch.ones(1, 3, 8, 8, dtype=torch.uint8), {}, "Divide 8-bit values by 255"),
         (torch.ones(8, 8), {}, r"shape \(8, 8\)"),
+        ([[[0.5]]], {}, "image is a list"),
         (torch.full((1, 3, 8, 8), torch.nan), {}, "image holds NaN"),
         (torch.full((1, 3, 8, 8), -1.0), {}, "undo a normalization"),
         (torch.full((1, 3, 8, 8), 200.0), {}, "divide 8-bit values by 255"),

@@ -154,6 +154,8 @@ def test_reduced_precision_of_products_does_not_reach_it(wavelet: str) -> None:
         (lambda: wavedec2(torch.ones(4, 4), "mexh"), r"wavelet='mexh'"),
         (lambda: wavedec2(torch.ones(4, 4), mode="mirror"), "mode='mirror'"),
         (lambda: wavedec2(torch.ones(4, 4), level=-1), "level=-1"),
+        (lambda: wavedec2(torch.ones(4, 4), level="two"), "level='two' is no number of levels"),
+        (lambda: wavedec2([[1.0, 1.0]]), "image is a list"),
         (lambda: wavedec2(torch.ones(4, 4, dtype=torch.uint8)), "image is a uint8 tensor"),
         (lambda: wavedec2(torch.ones(4)), r"shape \(4,\)"),
         (lambda: wavedec2(torch.ones(2, 0, 4)), r"shape \(2, 0, 4\)"),
