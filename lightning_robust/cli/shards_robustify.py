@@ -49,6 +49,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--share", metavar="K/N", help="every N-th shard from the K-th (default: of torchrun and SLURM, else 1/1)"
     )
+    parser.add_argument(
+        "--devices", type=at_least(1), metavar="N", help="processes of one Lightning job under DDP, on each machine"
+    )
+    parser.add_argument("--num-nodes", type=at_least(1), metavar="M", help="machines of that job (default: 1)")
     parser.add_argument("--finish", action="store_true", help="end a job of several shares: write index and manifest")
     parser.add_argument("--dry-run", action="store_true", help="sharpen the first images in memory, and write nothing")
     parser.set_defaults(run=_robustify)
@@ -76,7 +80,6 @@ def share_of(text: str | None, environment: Mapping[str, str]) -> tuple[int, int
 
 
 def _robustify(options: argparse.Namespace) -> None:
-    from lightning_robust.shards.remote import RemoteOptions
     from lightning_robust.shards.robustify_options import Sharpening
     from lightning_robust.shards.robustify_set import finish_robustify, robustify
 
@@ -92,43 +95,53 @@ def _robustify(options: argparse.Namespace) -> None:
         ssim=options.ssim,
         measure_every=options.measure_every,
     )
-    share = share_of(options.share, os.environ)
+    under_lightning = options.devices is not None or options.num_nodes is not None
+    if under_lightning and (options.share or options.finish or options.workers > 1):
+        raise InputError("--devices and --num-nodes share the set out: leave out --workers, --share and --finish.")
+    share = (1, 1) if under_lightning else share_of(options.share, os.environ)
     if options.dry_run:
         _preview(options, sharpening)
         return
     if options.finish:
         manifest: dict[str, Any] | None = finish_robustify(options.destination)
+    elif under_lightning:
+        manifest = _predict(options, sharpening)
     else:
         manifest = robustify(
-            options.shards if len(options.shards) > 1 else options.shards[0],
-            options.destination,
-            sharpening=sharpening,
-            image_keys=options.image_keys.split(","),
-            label_key=None if options.no_labels else options.label_key,
-            workers=options.workers,
-            share=share,
-            progress=True,
-            remote=RemoteOptions(cache_dir=options.cache_dir),
+            **_set_of(options), sharpening=sharpening, workers=options.workers, share=share, progress=True
         )
-    if manifest is None:
+    if manifest is not None:
+        print(f"{manifest['source']['samples']} images are sharpened in {options.destination} (robustify.json).")
+        _print_statistics(manifest["statistics"])
+    elif not under_lightning:
         print(f"Share {share[0]} of {share[1]} is done. When all are, run the same command once with --finish.")
-        return
-    print(f"{manifest['source']['samples']} images are sharpened in {options.destination} (robustify.json).")
-    _print_statistics(manifest["statistics"])
+
+
+def _predict(options: argparse.Namespace, sharpening: Sharpening) -> dict[str, Any] | None:
+    from lightning_robust.cli.robustify_trainer import predict
+    from lightning_robust.datamodules import Robustification
+
+    module = Robustification(**_set_of(options), sharpening=sharpening, progress=True)
+    return predict(module, devices=options.devices or 1, num_nodes=options.num_nodes or 1)
+
+
+def _set_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Where the set is, where the result goes, and how the set is read."""
+    from lightning_robust.shards.remote import RemoteOptions
+
+    return {
+        "source": options.shards if len(options.shards) > 1 else options.shards[0],
+        "destination": options.destination,
+        "image_keys": options.image_keys.split(","),
+        "label_key": None if options.no_labels else options.label_key,
+        "remote": RemoteOptions(cache_dir=options.cache_dir),
+    }
 
 
 def _preview(options: argparse.Namespace, sharpening: Sharpening) -> None:
-    from lightning_robust.shards.remote import RemoteOptions
     from lightning_robust.shards.robustify_set import plan_robustify, preview
 
-    plan = plan_robustify(
-        options.shards if len(options.shards) > 1 else options.shards[0],
-        options.destination,
-        image_keys=options.image_keys.split(","),
-        label_key=None if options.no_labels else options.label_key,
-        remote=RemoteOptions(cache_dir=options.cache_dir),
-        progress=True,
-    )
+    plan = plan_robustify(**_set_of(options), progress=True)
     parts = "shards" if plan.kind == "shards" else "folders"
     print(f"Would sharpen {plan.samples} images in {len(plan.units)} {parts}: {Path(options.destination)}")
     statistics = preview(plan, sharpening, most=_PREVIEWED)

@@ -77,7 +77,7 @@ def robustify(
         source, destination, image_keys=image_keys, label_key=label_key, remote=remote, progress=progress
     )
     job = Job(Path(destination).absolute())
-    job.begin(_document(plan, sharpening))
+    job.begin(job_document(plan, sharpening))
     ours = plan.units[k - 1 :: n]
     _run(job, [unit for unit in ours if not job.is_done(unit.name)], sharpening, workers=workers, progress=progress)
     return finish_robustify(destination) if n == 1 else None
@@ -139,7 +139,8 @@ def preview(plan: Plan, sharpening: Sharpening, *, most: int) -> dict[str, Any]:
     return summarize([np.array([row for _, row in sharpen_encoded(images, sharpening)], MEASURES)])
 
 
-def _document(plan: Plan, sharpening: Sharpening) -> dict[str, Any]:
+def job_document(plan: Plan, sharpening: Sharpening) -> dict[str, Any]:
+    """What a job is begun with, and must be gone on with."""
     fields = None if plan.fields is None else dataclasses.asdict(written_fields(plan.fields, sharpening))
     return {
         "source": plan.source_document(),
@@ -151,6 +152,11 @@ def _document(plan: Plan, sharpening: Sharpening) -> dict[str, Any]:
     }
 
 
+def sharpen_unit(unit: Unit, sharpening: Sharpening, job: Job, advance: Callable[[], object] = lambda: None) -> None:
+    """Sharpen one unit of a job and record it; ``advance`` is called after each image."""
+    job.keep(unit.name, unit.sharpen(sharpening, job.files, advance))
+
+
 def _run(job: Job, units: list[Unit], sharpening: Sharpening, *, workers: int, progress: bool) -> None:
     from tqdm import tqdm
 
@@ -158,7 +164,7 @@ def _run(job: Job, units: list[Unit], sharpening: Sharpening, *, workers: int, p
     with tqdm(total=total, desc="Sharpening", unit=" images", disable=not progress) as bar:
         if workers == 1:
             for unit in units:
-                _sharpen_unit(unit, sharpening, job, bar.update)
+                sharpen_unit(unit, sharpening, job, bar.update)
         else:
             for unit in _run_in_processes(job, units, sharpening, workers):
                 bar.update(unit.samples)
@@ -168,7 +174,7 @@ def _run_in_processes(job: Job, units: list[Unit], sharpening: Sharpening, worke
     # not by fork: OpenCV and torch may have threads already
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        running = {pool.submit(_sharpen_unit, unit, sharpening, job): unit for unit in units}
+        running = {pool.submit(sharpen_unit, unit, sharpening, job): unit for unit in units}
         try:
             for done in as_completed(running):
                 done.result()
@@ -188,10 +194,6 @@ def _one_thread() -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def _sharpen_unit(unit: Unit, sharpening: Sharpening, job: Job, advance: Callable[[], object] = lambda: None) -> None:
-    job.keep(unit.name, unit.sharpen(sharpening, job.files, advance))
 
 
 def _write_index(home: Path, document: dict[str, Any], records: dict[str, Record]) -> None:

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from lightning_robust.cli import robustify_trainer
 from lightning_robust.cli.shards import main
 from lightning_robust.cli.shards_robustify import share_of
-from lightning_robust.errors import InputError
+from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards import Sample, open_index, pack
 
 
@@ -67,6 +68,8 @@ def test_errors_are_one_sentence(source, tmp_path, capsys):
         (["--alpha", "-1"], "alpha=-1.0"),
         (["--share", "9/8"], "--share '9/8'"),
         (["--finish"], "no unfinished job"),
+        (["--devices", "2", "--workers", "2"], "leave out --workers, --share and --finish"),
+        (["--num-nodes", "2", "--share", "1/2"], "leave out --workers, --share and --finish"),
     ):
         assert main(["robustify", source, str(tmp_path / "out"), *options]) == 1
         assert said in capsys.readouterr().err
@@ -82,6 +85,55 @@ def test_shares_of_a_launcher_and_the_end(source, tmp_path, capsys, monkeypatch)
         assert f"Share {int(rank) + 1} of 2 is done" in capsys.readouterr().out
     assert main([*command, "--finish"]) == 0
     assert len(open_index(tmp_path / "out")) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "devices", "nodes"), [(["--devices", "3", "--num-nodes", "2"], 3, 2), (["--num-nodes", "4"], 1, 4)]
+)
+def test_the_processes_of_lightning(source, tmp_path, capsys, monkeypatch, options, devices, nodes):
+    given = []
+
+    class Trainer:
+        local_rank, is_global_zero = 0, False
+
+        def __init__(self, **settings):
+            given.append(settings)
+
+        def predict(self, module, **_):
+            given.append(module)
+
+    monkeypatch.setattr(robustify_trainer.pl, "Trainer", Trainer)
+    monkeypatch.setenv("RANK", "5")  # of a launcher, which Lightning asks by itself
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    more = ["--no-labels", "--image-keys", "png,jpg", "--alpha", "0.2"]
+    assert main(["robustify", source, str(tmp_path / "out"), *options, *more]) == 0
+    assert capsys.readouterr().out == ""
+    settings, module = given
+    assert (settings["strategy"], settings["devices"], settings["num_nodes"]) == ("ddp", devices, nodes)
+    assert (module.source, module.destination) == (source, tmp_path / "out")
+    assert (module.image_keys, module.label_key, module.sharpening.alpha) == (("png", "jpg"), None, 0.2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_of_a_machine_says_what_went_wrong(source, tmp_path, capsys, monkeypatch, rank):
+    class Trainer:
+        local_rank = rank
+
+        def __init__(self, **_):
+            pass
+
+        def predict(self, *_, **__):
+            raise ShardError("It is damaged.")
+
+    monkeypatch.setattr(robustify_trainer.pl, "Trainer", Trainer)
+    command = ["robustify", source, str(tmp_path / "out"), "--devices", "2"]
+    if rank == 0:
+        assert main(command) == 1
+        assert capsys.readouterr().err == "lightning-robust shards robustify: It is damaged.\n"
+    else:
+        with pytest.raises(SystemExit, match="0"):
+            main(command)
+        assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

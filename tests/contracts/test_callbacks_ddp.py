@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,21 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from support.modules import CASES
+from support.processes import own_environment
 
-_LEFT_BY_OTHERS = ("PL_", "MASTER_", "LOCAL_", "NODE_RANK", "RANK", "WORLD_SIZE", "GROUP_")
 JOB = Path(__file__).with_name("ddp_job.py")
 
 
 def run(out: Path, processes: int) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
-    # what other tests of this process left: a seed that Lightning sets again under DDP alone, addresses, ranks
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_LEFT_BY_OTHERS)}
-    environment = inherited | {"PYTHONPATH": str(JOB.parents[1]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *launcher, str(JOB), str(out), str(processes)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=own_environment(),
         timeout=240,
         check=False,
     )
