@@ -62,8 +62,9 @@ on each channel's scale. A random defense is judged by the mean of fresh draws p
 C&W, for quilting, the blur control and the rows of Table 9), never by a draw the attacker saw; Ens-10 by the
 majorities of the same draws in tens. Adaptive attacks are PGD on the margin with {long} steps on the rows of Table 1,
 {patient} on those with quilting and {short} on others: through the defense's BPDA backward, and through its exact
-gradient with 1 fresh draw a step (EOT 1) or the mean of 5 (EOT 5, on the paper's own rows). Brackets hold 95% intervals over images (Wilson; Student
-where draws are averaged). |L2| is the mean relative L2 norm of the change; the two other readings stand beside it.
+gradient with 1 fresh draw a step (EOT 1) or the mean of 5 (EOT 5, on the paper's own rows). Brackets hold 95%
+intervals over images (Wilson; Student where draws are averaged). |L2| is the mean relative L2 norm of the change; the
+two other readings stand beside it.
 All attacks are scaled to their budget but JSMA, which is only scaled down: it may change 225 values of an image, with
 which it rarely fools this net, and where it does the change is two to three times its budget.
 Quilting takes its patches from the tuning images that the net gets right, 50 of each (its authors had a million). A row

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from lightning_robust.datamodules.plan import EpochOrder
+from lightning_robust.datamodules.streams import StreamsOrder
 from lightning_robust.shards import Sample, open_index, pack
 from lightning_robust.shards.indexfile import SAMPLE_DTYPE
 
 SHARDS, PER_SHARD, RANKS, BATCH, WINDOW = 100_000, 10_000, 64, 256, 16
 GLOBAL = RANKS * BATCH
+MACHINES = 8
 
 
 def plan_rows(shards: int) -> list[str]:
@@ -70,6 +72,26 @@ def mixing_rows(shards: int, per_shard: int, samples_per_batch: int) -> list[str
     return lines
 
 
+def machine_rows(shards: int, per_shard: int, samples_per_batch: int) -> list[str]:
+    """Shards that each of eight machines needs in an epoch, by the number of streams."""
+    lines = [
+        "| streams | shards that a machine needs, most of 8 | fetched by all, times the set | "
+        "distinct shards in a global batch |",
+        "|---|---|---|---|",
+    ]
+    counts = np.full(shards, per_shard, dtype=np.int64)
+    for streams in (1, 2, 4, 8, 16):
+        order = EpochOrder(counts, seed=0, epoch=0, window=WINDOW)
+        side_by_side = StreamsOrder(order, streams=streams, batch=samples_per_batch, own=(0, samples_per_batch))
+        ends = range(samples_per_batch, shards * per_shard + 1, samples_per_batch)
+        home = np.stack([side_by_side.draws(end - samples_per_batch, end).ids for end in ends]) // per_shard
+        of_machines = [len(np.unique(part)) for part in np.split(home, MACHINES, axis=1)]
+        distinct = np.mean([len(np.unique(batch)) for batch in home])
+        share, times = max(of_machines) / shards, sum(of_machines) / shards
+        lines.append(f"| {streams} | {share:.1%} | {times:.2f} | {distinct:.0f} |")
+    return lines
+
+
 def startup(shards: int) -> tuple[float, float, int]:
     """Seconds to open real shards by their index, to evaluate nothing more, and bytes of index.json per shard."""
     pixel = np.zeros((1, 1, 3), np.uint8)
@@ -95,6 +117,8 @@ def main() -> None:
     few, each, batch = 1024 // min(part, 8), 1000 // min(part, 10), 1024 // min(part, 8)
     print(f"\nMixing, simulated with {few:,} shards of {each:,} samples and global batches of {batch:,}:\n")
     print("\n".join(mixing_rows(few, each, batch)))
+    print(f"\n{MACHINES} machines, the same simulation, window {WINDOW}:\n")
+    print("\n".join(machine_rows(few, each, batch)))
     opened, planned, size = startup(10_000 // part)
     print(f"\nStart-up, {10_000 // part:,} real local shards: opened in {opened:.2f} s, ", end="")
     print(f"first batch planned in {planned:.3f} s.")

@@ -28,7 +28,7 @@ def train_loader(data: ShardDataModule, *, shuffle: bool) -> ShardLoader | BestE
         "on_error": data.on_error,
     }
     if "train" not in data.unindexed:
-        drawn = {"balance": data.balance, "mix": data.mix} if shuffle else {}
+        drawn = {"balance": data.balance, "mix": data.mix, "streams": data.streams} if shuffle else {}
         loader = _exact(data, "train", **settings, **drawn)
         if data.trainer is not None:
             recount_in(data.trainer, loader)

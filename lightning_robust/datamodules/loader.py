@@ -51,6 +51,8 @@ class ShardLoader:
         shuffle_window: shards that are mixed with each other.
         balance: ``"class"`` to draw all classes equally often in a training epoch, whose length stays the same.
         mix: weights with which training draws from several sources, by pattern: ``{"cars": 0.7, "bikes/*.tar": 0.3}``.
+        streams: places of the training order that are read side by side. With as many as machines, or a multiple, each
+            machine needs its own part of the shards alone; every global batch takes as much from each.
         rank: number of this process among those that share the data.
         world: number of such processes.
         num_workers: worker processes; 0 decodes in this one.
@@ -90,6 +92,7 @@ class ShardLoader:
         shuffle_window: int = 16,
         balance: Literal["class"] | None = None,
         mix: Mapping[str, float] | None = None,
+        streams: int = 1,
         rank: int = 0,
         world: int = 1,
         num_workers: int = 0,
@@ -114,6 +117,7 @@ class ShardLoader:
             seed=seed,
             window=shuffle_window,
             scheme=make_scheme(index, balance=balance, mix=mix, purpose=purpose, shuffle=shuffle),
+            streams=streams,
         )
         self.sampler = EpochCursor() if self._plan.shuffle else UnshuffledCursor()
         self._maker = BatchMaker(

@@ -70,7 +70,7 @@ def resumed_position(state: dict[str, Any], plan: LoaderPlan) -> tuple[int, Reco
         return consumed, None
     former = replace(plan, batch_size=size, world=1, rank=0)
     before = former.done(consumed)
-    consumed = plan.samples if before == former.batches else min(consumed, plan.samples - plan.global_batch)
+    consumed = plan.length if before == former.batches else min(consumed, plan.length - plan.global_batch)
     return consumed, Recount(before, plan.done(consumed))
 
 

@@ -20,7 +20,11 @@ SETS_OF_STAGE: dict[str, tuple[SetName, ...]] = {
 
 
 def check_unindexed(
-    unindexed: Collection[SetName], epoch_batches: int | None, balance: str | None, mix: Mapping[str, float] | None
+    unindexed: Collection[SetName],
+    epoch_batches: int | None,
+    balance: str | None,
+    mix: Mapping[str, float] | None,
+    streams: int,
 ) -> None:
     """Refuse names that are unknown, and settings of the training set that do not go with its having an index or none.
 
@@ -34,10 +38,10 @@ def check_unindexed(
             f"unindexed={unindexed!r} and epoch_batches={epoch_batches}: a training set without an index needs "
             "epoch_batches, the length of its epochs on each rank; one with an index has its own length."
         )
-    if "train" in unindexed and (balance, mix) != (None, None):
+    if "train" in unindexed and (balance, mix, streams) != (None, None, 1):
         raise InputError(
-            f"balance={balance!r}, mix={mix!r} and unindexed={unindexed!r}: how often a sample is drawn can be "
-            "chosen with an index alone. Index the training shards, or leave balance and mix out."
+            f"balance={balance!r}, mix={mix!r}, streams={streams} and unindexed={unindexed!r}: in which order samples "
+            "are drawn, and how often, needs an index to be chosen. Index the training shards, or leave these out."
         )
 
 

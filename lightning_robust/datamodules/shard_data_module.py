@@ -46,6 +46,8 @@ class ShardDataModule(OwnTrainerDataModule):
         shuffle_window: shards that are mixed with each other.
         balance: ``"class"`` to draw all classes equally often in a training epoch, whose length stays the same.
         mix: weights with which training draws from several sources, by pattern: ``{"cars": 0.7, "bikes/*.tar": 0.3}``.
+        streams: places of the training order that are read side by side; as many as machines, or a multiple, let each
+            machine fetch its own part of the shards alone.
         sample_transform: Albumentations transform of single training images, (H, W, C) uint8, in the workers.
         batch_transform: Kornia augmentation of training batches, or any module from images to images, on the device.
         batch_format: ``"tuple"`` for ``(image, target)``, or the bare image where there are no labels; ``"dict"`` for
@@ -89,6 +91,7 @@ class ShardDataModule(OwnTrainerDataModule):
         shuffle_window: int = 16,
         balance: Literal["class"] | None = None,
         mix: dict[str, float] | None = None,
+        streams: int = 1,
         sample_transform: Callable[..., Any] | None = None,
         batch_transform: nn.Module | None = None,
         batch_format: Literal["tuple", "dict"] = "tuple",
@@ -106,7 +109,7 @@ class ShardDataModule(OwnTrainerDataModule):
         super().__init__()
         if batch_format not in ("tuple", "dict"):
             raise InputError(f"batch_format={batch_format!r} is unknown: give 'tuple' or 'dict'.")
-        check_unindexed(unindexed, epoch_batches, balance, mix)
+        check_unindexed(unindexed, epoch_batches, balance, mix, streams)
         self.shards: dict[SetName, str | list[str] | None]
         self.shards = {"train": train, "val": val, "test": test, "predict": predict}
         given = [name for name, shards in self.shards.items() if shards is not None]
@@ -118,7 +121,7 @@ class ShardDataModule(OwnTrainerDataModule):
         self.seed = seed
         self.shuffle_window = shuffle_window
         self.balance: Literal["class"] | None = balance
-        self.mix = mix
+        self.mix, self.streams = mix, streams
         self.sample_transform = checked_transform(sample_transform)
         self.batch_transform = batch_transform
         self.batch_format = batch_format

@@ -23,6 +23,7 @@ from lightning_robust.datamodules.plan import (
 )
 from lightning_robust.datamodules.ring import BufferRing
 from lightning_robust.datamodules.scheme import Scheme
+from lightning_robust.datamodules.streams import StreamsOrder, check_streams
 from lightning_robust.datamodules.worker import Task
 
 
@@ -43,6 +44,7 @@ class LoaderPlan:
         seed: seed of the order.
         window: shards that are mixed with each other.
         scheme: how samples are drawn, if not each once in an epoch.
+        streams: stretches of the order that every global batch takes equal parts of.
         shift: by how many positions the training batches lie after where they lie in a whole epoch; below 0 in one
             that was begun with batches of another size.
     """
@@ -56,10 +58,12 @@ class LoaderPlan:
     seed: int
     window: int
     scheme: Scheme | None = None
+    streams: int = 1
     shift: int = 0
 
     def __post_init__(self) -> None:
         check_window(self.window)
+        check_streams(self.streams, self.global_batch, drawn=self.scheme is not None)
         _ = self.batches
 
     @property
@@ -78,6 +82,13 @@ class LoaderPlan:
         """Samples of one batch of all ranks together."""
         return self.batch_size * self.world
 
+    @property
+    def length(self) -> int:
+        """Positions of the order of a training epoch."""
+        if self.scheme is not None:
+            return self.batches * self.global_batch
+        return self.samples // self.streams * self.streams
+
     def done(self, consumed: int) -> int:
         """Batches of an epoch that count as done when so many of its samples were delivered.
 
@@ -85,7 +96,7 @@ class LoaderPlan:
         """
         if not self.train:
             return consumed // self.global_batch
-        return self.batches - min(self.batches, (self._length - consumed) // self.global_batch)
+        return self.batches - min(self.batches, (self.length - consumed) // self.global_batch)
 
     def entered(self, consumed: int) -> LoaderPlan:
         """The plan of an epoch of which so many samples were delivered."""
@@ -102,6 +113,7 @@ class LoaderPlan:
             "shuffle_window": self.window,
             "shuffle": self.shuffle,
             "global_batch_size": self.global_batch,
+            "streams": self.streams,
             "balance": None,
             "mix": None,
         } | ({} if self.scheme is None else self.scheme.settings)
@@ -131,15 +143,14 @@ class LoaderPlan:
         own = self.samples // self.world
         return first * own // self.batches * self.world, -(-(last + 1) * (own + 1) // self.batches) * self.world
 
-    @property
-    def _length(self) -> int:
-        """Positions of the order of an epoch."""
-        return self.samples if self.scheme is None else self.batches * self.global_batch
-
     def _order(self, epoch: int) -> Order:
         if self.scheme is not None:
-            return self.scheme.order(seed=self.seed, epoch=epoch, length=self._length, window=self.window)
-        return EpochOrder(self.counts, seed=self.seed, epoch=epoch, window=self.window)
+            return self.scheme.order(seed=self.seed, epoch=epoch, length=self.length, window=self.window)
+        order = EpochOrder(self.counts, seed=self.seed, epoch=epoch, window=self.window)
+        if self.streams == 1:
+            return order
+        own = train_batch_positions(0, batch_size=self.batch_size, rank=self.rank, world=self.world)
+        return StreamsOrder(order, streams=self.streams, batch=self.global_batch, own=own, shift=self.shift)
 
     def _draws(self, number: int, epoch: int, order: Order) -> Draws:
         if not self.train:
