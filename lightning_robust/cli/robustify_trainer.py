@@ -10,7 +10,7 @@ import cv2
 import pytorch_lightning as pl
 
 from lightning_robust.datamodules import Robustification
-from lightning_robust.errors import RobustError
+from lightning_robust.errors import InputError, RobustError
 
 
 def predict(module: Robustification, *, devices: int, num_nodes: int) -> dict[str, Any] | None:
@@ -25,6 +25,7 @@ def predict(module: Robustification, *, devices: int, num_nodes: int) -> dict[st
         The manifest on rank 0, None on the others.
 
     Raises:
+        InputError: torchrun or SLURM started another number of processes.
         RobustError, OSError: on the first process of each machine; the others end with it.
     """
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -43,6 +44,7 @@ def predict(module: Robustification, *, devices: int, num_nodes: int) -> dict[st
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        _check_launcher(trainer)
         try:
             trainer.predict(module, return_predictions=False)
         except (RobustError, OSError):
@@ -51,3 +53,12 @@ def predict(module: Robustification, *, devices: int, num_nodes: int) -> dict[st
             # The first process says the same. Lightning would kill it, perhaps before it does, if this one failed.
             raise SystemExit(0) from None
     return module.manifest if trainer.is_global_zero else None
+
+
+def _check_launcher(trainer: pl.Trainer) -> None:
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    try:
+        if environment is not None:
+            environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+    except ValueError as error:
+        raise InputError(f"--devices and --num-nodes do not fit what was started. {error}") from None

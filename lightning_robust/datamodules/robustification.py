@@ -146,7 +146,7 @@ class Robustification(pl.LightningModule):
             result = work()
         except Exception as found:
             error = found
-        outcomes = self._gathered((None if error is None else f"{error}", result))
+        outcomes = self._gathered((None if error is None else str(error) or repr(error), result))
         failed = [(rank, message) for rank, (message, _) in enumerate(outcomes) if message is not None]
         if failed:
             self._close_bar()

@@ -94,7 +94,7 @@ def test_the_processes_of_lightning(source, tmp_path, capsys, monkeypatch, optio
     given = []
 
     class Trainer:
-        local_rank, is_global_zero = 0, False
+        local_rank, is_global_zero, strategy = 0, False, None
 
         def __init__(self, **settings):
             given.append(settings)
@@ -114,10 +114,19 @@ def test_the_processes_of_lightning(source, tmp_path, capsys, monkeypatch, optio
     assert (module.image_keys, module.label_key, module.sharpening.alpha) == (("png", "jpg"), None, 0.2)
 
 
+def test_another_number_of_processes_than_was_started(source, tmp_path, capsys, monkeypatch):
+    told = {"NTASKS": "4", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "x", "NTASKS_PER_NODE": "4"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert main(["robustify", source, str(tmp_path / "out"), "--devices", "2"]) == 1
+    assert "--devices and --num-nodes do not fit what was started. " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_process_of_a_machine_says_what_went_wrong(source, tmp_path, capsys, monkeypatch, rank):
     class Trainer:
-        local_rank = rank
+        local_rank, strategy = rank, None
 
         def __init__(self, **_):
             pass
