@@ -214,7 +214,7 @@ def test_a_balance_that_means_nothing_is_refused(index, settings, message):
 def test_classes_are_needed(uneven):
     with pytest.raises(InputError, match="label_key=None"):
         ShardLoader(open_index(uneven, label_key=None, write=False), batch_size=4, balance="class")
-    with pytest.raises(InputError, match="with an index alone"):
+    with pytest.raises(InputError, match="needs an index to be chosen"):
         ShardDataModule(train=uneven, unindexed=("train",), epoch_batches=3, balance="class")
 
 

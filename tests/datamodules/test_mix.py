@@ -239,5 +239,5 @@ def test_the_data_module_mixes_training_as_yaml_says(folders):
     data = parser.instantiate_classes(parser.parse_args(words)).data
     assert [batch.target.tolist().count(1) for batch in data.train_dataloader()] == [3, 3, 3]
     assert len(torch.cat([batch.ids for batch in data.val_dataloader()])) == 9
-    with pytest.raises(InputError, match="with an index alone"):
+    with pytest.raises(InputError, match="needs an index to be chosen"):
         ShardDataModule(train=folders, unindexed=("train",), epoch_batches=3, mix=MIX)
