@@ -179,7 +179,7 @@ def test_what_is_not_there_is_named(folder):
     index = open_index(folder, members=["seg.png"])
     with pytest.raises(InputError, match=r"open it with open_index\(\.\.\., members=\['tags\.json'\]\)"):
         index.locate_member("tags.json", 0)
-    with SampleReader(index) as reader, pytest.raises(ShardError, match="has [0-9]+ bytes; expected 1 to 3"):
+    with SampleReader(index) as reader, pytest.raises(ShardError, match=r"has [0-9]+ bytes; expected 1 to 3"):
         reader.read_member("seg.png", 0, max_bytes=3)
 
 
@@ -192,7 +192,7 @@ def test_a_damaged_index_of_members_is_named(folder):
     document = json.loads((folder / "index.json").read_text())
     for members in ({"seg.png": "../out.npy"}, ["seg.png"]):
         (folder / "index.json").write_text(json.dumps(document | {"members": members}))
-        with pytest.raises(ShardError, match="it must be a .npy file beside it|expected files by extension"):
+        with pytest.raises(ShardError, match=r"it must be a \.npy file beside it|expected files by extension"):
             open_index(folder)
 
 
