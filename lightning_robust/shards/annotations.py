@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_robust.errors import ShardError
-from lightning_robust.shards.decode import MAX_PIXELS
+from lightning_robust.shards.decode import MAX_PIXELS, decode_image
 
 Mask = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -94,6 +94,20 @@ def parse_json(data: bytes, *, where: str = "") -> Any:
     if not _is_shallow(value):
         raise ShardError(too_deep)
     return value
+
+
+def check_annotation(data: bytes, extension: str) -> None:
+    """Check that a member that stands beside an image is what its extension says, if that is PNG or JSON.
+
+    Raises:
+        ShardError: it does not decode. JSON of more bytes than are read as a target is left unread.
+    """
+    ending = extension.rpartition(".")[2]
+    if ending == "json" and len(data) <= MAX_JSON_BYTES:
+        parse_json(data)
+    elif ending == "png":
+        # the kind of color stands in the header; what is damaged there is so for both
+        (decode_image if data[25:26] and data[25] in _COLORS else decode_mask)(data)
 
 
 def _read_png(data: bytes) -> tuple[_Header, list[bytes]]:

@@ -42,6 +42,7 @@ class FolderIndex:
     classes: tuple[str, ...] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     members: dict[str, MemberTable | str] | None = None
+    _loaded: dict[str, MemberTable] = field(default_factory=dict, init=False, repr=False)
 
     def row_of(self, name: str) -> int | None:
         """First row of a shard in the table; None if its samples are not listed."""
@@ -57,7 +58,11 @@ class FolderIndex:
     def member_table(self, extension: str) -> MemberTable:
         """Places of the members with an extension that ``members`` has."""
         held = (self.members or {})[extension]
-        return load_rows(held, len(self.table), MEMBER_DTYPE) if isinstance(held, str) else held
+        if not isinstance(held, str):
+            return held
+        if extension not in self._loaded:
+            self._loaded[extension] = load_rows(held, len(self.table), MEMBER_DTYPE)
+        return self._loaded[extension]
 
     def member_rows(self, extension: str, name: str) -> MemberTable:
         """Places of the members with an extension in a shard whose samples are listed."""

@@ -6,6 +6,7 @@ import gc
 import json
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 import webdataset as wds
@@ -21,6 +22,7 @@ from lightning_robust.shards import (
     pack,
     robustify,
     split_shards,
+    verify_shards,
 )
 from lightning_robust.shards.annotations import decode_mask
 
@@ -208,6 +210,21 @@ def test_a_set_without_class_numbers(tmp_path):
         pack(mixed, tmp_path / "mixed")
     with pytest.raises(InputError, match="'k000' has a target, and the first sample has none"):
         pack(mixed[::-1], tmp_path / "mixed")
+
+
+def test_verify_finds_members_that_do_not_decode(tmp_path):
+    color = bytes(cv2.imencode(".png", np.zeros((3, 3, 3), np.uint8))[1])
+    mask = bytes(cv2.imencode(".png", np.zeros((3, 3), np.uint8))[1])
+    extras = [
+        {"depth.png": color, "seg.png": mask, "a.json": [1], "notes.txt": b"{"},
+        {"seg.png": mask[:-20]},
+        {"depth.png": color[:-20]},
+        {"a.json": b"{"},
+    ]
+    pack([Sample(f"k{i}", np.full((2, 2), i, np.uint8), 0, extra=extra) for i, extra in enumerate(extras)], tmp_path)
+    report = verify_shards(tmp_path, workers=1)
+    assert [fault.key for fault in report.faults] == ["k1", "k2", "k3"]
+    assert [fault.what.split("'")[1] for fault in report.faults] == [".seg.png", ".depth.png", ".a.json"]
 
 
 @pytest.mark.parametrize(
