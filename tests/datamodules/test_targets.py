@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+
 import albumentations as A
 import kornia.augmentation as K
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from jsonargparse import ArgumentParser
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from lightning_robust.datamodules import ShardDataModule, ShardLoader
+from lightning_robust.datamodules.worker import Task
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.seeds import derive
 from lightning_robust.shards import Sample, open_index, pack
@@ -150,6 +154,23 @@ def test_parts_balance_and_targets_go_together(index, truth):
             np.testing.assert_array_equal(batch.target["label"], ids % 5)
             if settings:
                 assert batch.target["label"].bincount().tolist() == [2, 2]
+
+
+def test_a_spawned_worker_gets_all_that_it_needs(index, truth):
+    loader = ShardLoader(index, batch_size=2, targets=ALL)
+    made = pickle.loads(pickle.dumps(loader._maker))[Task(None, [3, 8], [0, 0], (HEIGHT, WIDTH, 3))]
+    np.testing.assert_array_equal(made.targets["mask"], truth.masks[[3, 8]])
+
+
+def test_the_command_line_takes_targets(tmp_path):
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(ShardDataModule, "data")
+    config = tmp_path / "run.yaml"
+    config.write_text("data:\n  targets: {mask: seg.png, tags: {member: tags.json, kind: multilabel, classes: 20}}\n")
+    said = {"mask": "seg.png", "tags": {"member": "tags.json", "kind": "multilabel", "classes": 20}}
+    assert parser.parse_args([f"--config={config}"]).data.targets == said
+    assert parser.parse_args(["--data.targets.mask", "seg.png"]).data.targets == {"mask": "seg.png"}
 
 
 # geometry
