@@ -78,9 +78,10 @@ class SampleReader:
         """
         shard, offset, size = self.index.locate_member(extension, sample)
         most = self.max_bytes if max_bytes is None else max_bytes
-        if not 0 < size <= most:
+        if not 0 < size <= most or offset + size > self.index.sizes[shard]:
             raise ShardError(
-                f"The member '.{extension}' of {self.index.describe(sample)} has {size} bytes; expected 1 to {most}."
+                f"The index places the member '.{extension}' of {self.index.describe(sample)} at byte {offset}; it has "
+                f"{size} bytes, expected 1 to {most} that end within the shard."
             )
         data = os.pread(self._descriptor(shard), size, offset)
         if len(data) != size:

@@ -316,7 +316,7 @@ def _box(*box, labels=(0,)):
         ({"x": "a.json"}, {"a_json": b"[1, "}, "is not JSON"),
         ({"x": "a.json"}, {"a_json": b"[" * 40 + b"]" * 40}, "nested more than 32"),
         ({"x": "a.json"}, {"a_json": b" " * (5 << 20)}, "has 5242880 bytes; the limit is 4194304"),
-        ({"x": "a.json"}, {"a_json": b""}, "has 0 bytes; expected 1"),
+        ({"x": "a.json"}, {"a_json": b""}, "it has 0 bytes, expected 1"),
         (_TAGS, {"a_json": [0, 3]}, "class 3; expected 0 to 2"),
         (_TAGS, {"a_json": [-1]}, "class -1; expected 0 to 2"),
         (_TAGS, {"a_json": [[1]]}, "not a list of class numbers"),

@@ -181,8 +181,17 @@ def test_what_is_not_there_is_named(folder):
     index = open_index(folder, members=["seg.png"])
     with pytest.raises(InputError, match=r"open it with open_index\(\.\.\., members=\['tags\.json'\]\)"):
         index.locate_member("tags.json", 0)
-    with SampleReader(index) as reader, pytest.raises(ShardError, match=r"has [0-9]+ bytes; expected 1 to 3"):
+    with SampleReader(index) as reader, pytest.raises(ShardError, match=r"it has [0-9]+ bytes, expected 1 to 3 "):
         reader.read_member("seg.png", 0, max_bytes=3)
+
+
+@pytest.mark.parametrize("place", [(2**62, 2**62), (2**63 - 1, 1), (600, 0), (10**6, 5)])
+def test_an_index_that_points_elsewhere_is_refused(folder, place):
+    index = open_index(folder, members=["seg.png"])
+    index.members["seg.png"] = table = np.array(index.members["seg.png"])
+    table[3] = place
+    with SampleReader(index) as reader, pytest.raises(ShardError, match=r"places the member '\.seg\.png' of sample 3"):
+        reader.read_member("seg.png", 3)
 
 
 def test_a_damaged_index_of_members_is_named(folder):
