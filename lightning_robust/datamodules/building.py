@@ -53,7 +53,8 @@ def evaluation_loader(data: ShardDataModule, name: SetName) -> ShardLoader | Bes
 
 
 def _exact(data: ShardDataModule, name: SetName, **settings: Any) -> ShardLoader:
-    return ShardLoader(data.index(name), shuffle_window=data.shuffle_window, **(_common(data) | settings))
+    own = {"shuffle_window": data.shuffle_window, "targets": data.targets}
+    return ShardLoader(data.index(name), **(_common(data) | own | settings))
 
 
 def _best_effort(data: ShardDataModule, name: SetName, **settings: Any) -> BestEffortLoader:

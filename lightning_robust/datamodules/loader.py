@@ -23,8 +23,11 @@ from lightning_robust.datamodules.resuming import STATE_VERSION, Recount, check_
 from lightning_robust.datamodules.ring import BufferRing
 from lightning_robust.datamodules.scheme import make_scheme
 from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
+from lightning_robust.datamodules.target_values import unpack_targets
+from lightning_robust.datamodules.target_worker import make_maker
+from lightning_robust.datamodules.targets import TargetSettings, parse_targets
 from lightning_robust.datamodules.tasks import LoaderPlan
-from lightning_robust.datamodules.worker import BatchMaker, Made, SampleTransform, Task, limit_threads
+from lightning_robust.datamodules.worker import Made, SampleTransform, Task, limit_threads
 from lightning_robust.errors import InputError, RobustError, UnsupportedError
 from lightning_robust.shards import ShardIndex
 
@@ -61,6 +64,9 @@ class ShardLoader:
             if balanced or mixed, by how often the sample was drawn before in place of the epoch.
         on_error: ``"raise"``, or ``"skip"`` to replace a training sample that cannot be decoded by the next good one
             and count it in :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were skipped.
+        targets: what batches have in place of the class number, by name: the extension of a member (``"seg.png"``, a
+            mask; ``"meta.json"``), or a mapping with ``member``, ``kind`` (``"mask"``, ``"boxes"``, ``"multilabel"``,
+            ``"json"``, ``"class"``), ``classes`` and ``ignore``. The index must be opened with these ``members``.
         options: how workers are run.
 
     Attributes:
@@ -99,10 +105,12 @@ class ShardLoader:
         image_size: int | tuple[int, int] | None = None,
         sample_transform: SampleTransform | None = None,
         on_error: OnError = "raise",
+        targets: TargetSettings | None = None,
         options: LoaderOptions = LoaderOptions(),
     ) -> None:
         check_arguments(batch_size, purpose, num_workers, rank, world)
         check_on_error(on_error, purpose)
+        self._targets = parse_targets(targets)
         self.index = index
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.num_workers, self.options = num_workers, options
@@ -120,8 +128,9 @@ class ShardLoader:
             streams=streams,
         )
         self.sampler = EpochCursor() if self._plan.shuffle else UnshuffledCursor()
-        self._maker = BatchMaker(
+        self._maker = make_maker(
             index,
+            self._targets,
             seed=seed,
             image_size=as_size(image_size),
             sample_transform=checked_transform(sample_transform),
@@ -167,6 +176,8 @@ class ShardLoader:
                 made = self._received(results)
                 ids = torch.tensor(made.ids)
                 target = None if labels is None else torch.from_numpy(labels[made.ids].astype(np.int64))
+                if self._targets is not None:
+                    target = unpack_targets(self._targets, made.targets, target)
                 # the batch counts as delivered before it is yielded: a checkpoint is written while the loop holds it
                 self.sampler.advance(plan.delivered(number))
                 yield ShardBatch(self._image(made), target, ids, epoch, number, self._plan.train)

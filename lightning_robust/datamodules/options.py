@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ class ShardBatch(NamedTuple):
 
     Attributes:
         image: uint8, (B, C, H, W), in channels-last memory.
-        target: class numbers, int64, (B,), or None for a set without labels.
+        target: class numbers, int64, (B,), or None for a set without labels; or what ``targets`` names.
         ids: sample ids, int64, (B,), or None for shards without an index.
         epoch: epoch of the pass.
         number: position of the batch in the epoch.
@@ -56,7 +56,7 @@ class ShardBatch(NamedTuple):
     """
 
     image: Tensor
-    target: Tensor | None
+    target: Any
     ids: Tensor | None
     epoch: int
     number: int

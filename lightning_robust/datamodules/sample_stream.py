@@ -12,13 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lightning_robust.datamodules.worker import (
-    MOST_SKIPPED_IN_A_ROW,
-    Pixels,
-    SampleTransform,
-    fit_image,
-    transform_image,
-)
+from lightning_robust.datamodules.geometry import Pixels, fit_image
+from lightning_robust.datamodules.worker import MOST_SKIPPED_IN_A_ROW, SampleTransform, transform_image
 from lightning_robust.errors import InputError, RobustError, ShardError
 from lightning_robust.seeds import derive_int
 from lightning_robust.shards import RemoteOptions, decode_image

@@ -25,14 +25,20 @@ def check_unindexed(
     balance: str | None,
     mix: Mapping[str, float] | None,
     streams: int,
+    targets: Mapping[str, Any] | None = None,
 ) -> None:
-    """Refuse names that are unknown, and settings of the training set that do not go with its having an index or none.
+    """Refuse names that are unknown, and settings that do not go with a set's having an index or none.
 
     Raises:
         InputError: naming the arguments.
     """
     if not set(unindexed) <= set(SETS):
         raise InputError(f"unindexed={unindexed!r} names sets that are unknown: give some of {SETS}.")
+    if unindexed and targets:
+        raise InputError(
+            f"unindexed={unindexed!r} and targets={dict(targets)}: masks, boxes and other targets are found through an "
+            "index. Index these shards, or leave targets out and read class numbers."
+        )
     if ("train" in unindexed) != (epoch_batches is not None):
         raise InputError(
             f"unindexed={unindexed!r} and epoch_batches={epoch_batches}: a training set without an index needs "
@@ -88,6 +94,7 @@ def open_set(
     num_classes: int | None,
     keep_labels: Collection[int] | None = None,
     renumber: bool = False,
+    members: Collection[str] = (),
     remote: RemoteOptions,
     progress: bool = False,
 ) -> ShardIndex:
@@ -100,6 +107,7 @@ def open_set(
         num_classes: if given, every label must be below it.
         keep_labels: classes to keep; None keeps all.
         renumber: number the kept classes from 0 on.
+        members: extensions of the members that targets are read from.
         remote: how shards at URLs are fetched.
         progress: show a bar while scanning.
 
@@ -107,7 +115,7 @@ def open_set(
         InputError: if a label is outside the classes, or no sample has one of the labels to keep.
         ShardError: as :func:`open_index`.
     """
-    index = open_index(shards, label_key=label_key, progress=progress, remote=remote)
+    index = open_index(shards, label_key=label_key, progress=progress, remote=remote, members=members)
     if keep_labels is not None:
         index = index.with_labels(keep_labels, renumber=renumber)
     if num_classes is not None and index.labels is not None:

@@ -16,7 +16,8 @@ from lightning_robust.datamodules.options import LoaderOptions, ShardBatch, as_s
 from lightning_robust.datamodules.own_trainer import OwnTrainerDataModule
 from lightning_robust.datamodules.sets import SetName, check_keep_labels, check_unindexed, open_set, sets_of
 from lightning_robust.datamodules.skipped import OnError
-from lightning_robust.datamodules.transfer import augment, unit_float
+from lightning_robust.datamodules.targets import parse_targets
+from lightning_robust.datamodules.transfer import augment_targets, check_batch_transform, unit_float
 from lightning_robust.errors import InputError
 from lightning_robust.seeds import derive_int
 from lightning_robust.shards import RemoteOptions, ShardIndex
@@ -51,7 +52,7 @@ class ShardDataModule(OwnTrainerDataModule):
         sample_transform: Albumentations transform of single training images, (H, W, C) uint8, in the workers.
         batch_transform: Kornia augmentation of training batches, or any module from images to images, on the device.
         batch_format: ``"tuple"`` for ``(image, target)``, or the bare image where there are no labels; ``"dict"`` for
-            ``image``, ``target`` and ``index``.
+            ``image``, ``target`` and ``index``, or with ``targets`` their names in place of ``target``.
         num_classes: if given, every label must be below it.
         label_key: extension of the member that holds the class number; None for shards without labels.
         on_error: what to do with a training sample that does not decode: ``"raise"``, or ``"skip"`` to take the next
@@ -65,6 +66,9 @@ class ShardDataModule(OwnTrainerDataModule):
             batches have no ids; an evaluation set among them must be read by one process.
         epoch_batches: batches per rank and training epoch, if the training set is unindexed.
         shuffle_buffer: encoded samples that each reader of an unindexed training set holds to mix them.
+        targets: what batches have in place of the class number, by name: the extension of a member (``"seg.png"``, a
+            mask; ``"meta.json"``), or a mapping with ``member``, ``kind`` (``"mask"``, ``"boxes"``, ``"multilabel"``,
+            ``"json"``, ``"class"``), ``classes`` and ``ignore``. One target is the target; several are a dict.
 
     Raises:
         InputError: if an argument is not what it should be, or a label is outside the classes.
@@ -105,11 +109,12 @@ class ShardDataModule(OwnTrainerDataModule):
         unindexed: tuple[SetName, ...] = (),
         epoch_batches: int | None = None,
         shuffle_buffer: int = 1000,
+        targets: dict[str, str | dict[str, str | int]] | None = None,
     ) -> None:
         super().__init__()
         if batch_format not in ("tuple", "dict"):
             raise InputError(f"batch_format={batch_format!r} is unknown: give 'tuple' or 'dict'.")
-        check_unindexed(unindexed, epoch_batches, balance, mix, streams)
+        check_unindexed(unindexed, epoch_batches, balance, mix, streams, targets)
         self.shards: dict[SetName, str | list[str] | None]
         self.shards = {"train": train, "val": val, "test": test, "predict": predict}
         given = [name for name, shards in self.shards.items() if shards is not None]
@@ -135,6 +140,9 @@ class ShardDataModule(OwnTrainerDataModule):
         self.unindexed = tuple(unindexed)
         self.epoch_batches = epoch_batches
         self.shuffle_buffer = shuffle_buffer
+        self.targets = targets
+        self._targets = parse_targets(targets)
+        check_batch_transform(batch_transform, self._targets)
         self.batch_ids: Tensor | None = None
         self.skipped: dict[Any, str] = {}
         self._skipped_told = 0
@@ -213,19 +221,24 @@ class ShardDataModule(OwnTrainerDataModule):
         """Move a batch, make its images floats, and augment it if it is a training batch."""
         if not isinstance(batch, ShardBatch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        target = None if batch.target is None else batch.target.to(device, non_blocking=True)
+        target = batch.target
+        if isinstance(target, Tensor):
+            target = target.to(device, non_blocking=True)
+        elif target is not None:
+            target = super().transfer_batch_to_device(target, device, dataloader_idx)
         with torch.no_grad():
             image = unit_float(batch.image, device)
             if batch.training and self.batch_transform is not None:
                 seed = derive_int(self.seed, "batch transform", batch.epoch, batch.number, self.share()[0])
-                image, target = augment(self.batch_transform, image, target, seed=seed)
+                image, target = augment_targets(self.batch_transform, image, target, self._targets, seed=seed)
             if self.trainer is not None:
                 # the Trainer's own conversion came before, and passes integers by
                 image = self.trainer.precision_plugin.convert_input(image)
         self._log_skipped(batch)
         self.batch_ids = None if batch.ids is None else batch.ids.to(device, non_blocking=True)
         if self.batch_format == "dict":
-            parts = {"image": image, "target": target, "index": self.batch_ids}
+            named = {"target": target} if self._targets is None else self._targets.named(target)
+            parts = {"image": image, **named, "index": self.batch_ids}
             return {name: part for name, part in parts.items() if part is not None}
         return image if target is None else (image, target)
 
@@ -294,6 +307,7 @@ class ShardDataModule(OwnTrainerDataModule):
             num_classes=self.num_classes,
             keep_labels=self.keep_labels.get(name),
             renumber=self.renumber_labels,
+            members=() if self._targets is None else self._targets.members,
             remote=self.remote,
             progress=progress,
         )

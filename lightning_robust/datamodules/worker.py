@@ -7,16 +7,15 @@ from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_robust.datamodules.geometry import Pixels, fit_image
 from lightning_robust.datamodules.skipped import OnError
 from lightning_robust.errors import InputError, RobustError, ShardError
 from lightning_robust.seeds import derive
 from lightning_robust.shards import FetchError, SampleReader, ShardIndex, decode_image
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 SampleTransform: TypeAlias = Callable[..., Any]
 
 MOST_SKIPPED_IN_A_ROW = 100
@@ -35,12 +34,13 @@ class Made(NamedTuple):
     """A batch that was made.
 
     Its images are in the buffer of that number or in a tensor of their own, (B, H, W, C); then the ids that are in it,
-    and the ids that were skipped with the reason.
+    the ids that were skipped with the reason, and the targets that are read from members, if any are.
     """
 
     images: int | Tensor
     ids: list[int]
     skipped: dict[int, str]
+    targets: dict[str, Any] | None = None
 
 
 def limit_threads(_: int) -> None:
@@ -48,24 +48,6 @@ def limit_threads(_: int) -> None:
     # not 1: that shrinks OpenCV's thread pool, and a forked process waits for ever for threads it never had
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def fit_image(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Scale an image until it just covers ``size`` and crop the center; the aspect ratio is kept.
-
-    Args:
-        image: uint8, (H, W, C).
-        size: height and width in pixels.
-    """
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        return image
-    scale = max(size[0] / height, size[1] / width)
-    scaled = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    image = np.asarray(cv2.resize(image, scaled[::-1], interpolation=method), dtype=np.uint8)
-    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
-    return image[top : top + size[0], left : left + size[1]]
 
 
 def transform_image(transform: SampleTransform, image: Pixels, seed: int) -> Pixels:
@@ -80,7 +62,11 @@ def transform_image(transform: SampleTransform, image: Pixels, seed: int) -> Pix
         InputError: if it returns anything but such an image.
     """
     transform.set_random_seed(seed)  # type: ignore[attr-defined]
-    image = transform(image=image)["image"]
+    return checked_pixels(transform(image=image)["image"])
+
+
+def checked_pixels(image: Any) -> Pixels:
+    """Refuse what an augmentation made, unless it is an image, uint8 (H, W, C)."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
         found = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
         raise InputError(
@@ -182,9 +168,11 @@ class BatchMaker:
 
     def _transformed(self, image: Pixels, sample: int, in_round: int) -> Pixels:
         if self._transform is not None:
-            seed = int(derive(np.array([sample]), "sample transform", self._seed, in_round)[0]) & ((1 << 63) - 1)
-            image = transform_image(self._transform, image, seed)
+            image = transform_image(self._transform, image, self._transform_seed(sample, in_round))
         return image if self._image_size is None else fit_image(image, self._image_size)
+
+    def _transform_seed(self, sample: int, in_round: int) -> int:
+        return int(derive(np.array([sample]), "sample transform", self._seed, in_round)[0]) & ((1 << 63) - 1)
 
     def _unequal(self, sample: int, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
         after = "after sample_transform " if self._transform is not None else ""

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.cache import RemoteSet, RemoteShard
-from lightning_robust.shards.indexfile import load_table
+from lightning_robust.shards.folderindex import load_rows, load_table
+from lightning_robust.shards.members import MEMBER_DTYPE, MemberTable
 from lightning_robust.shards.scan import SampleTable
 from lightning_robust.shards.tar import member_before
 from lightning_robust.shards.urls import base_name, is_url, shown
@@ -42,6 +43,8 @@ class ShardIndex:
         table_file: the file that ``table`` is mapped from, if it is.
         remote: where the shards at URLs are fetched from; None if all are files.
         selection: which samples of the shards these are, in words; empty for all.
+        members: by extension, offset and size of a further member of each sample, see :data:`MEMBER_DTYPE`.
+        member_files: the files that these are mapped from, if they are.
     """
 
     paths: tuple[str, ...]
@@ -53,6 +56,8 @@ class ShardIndex:
     table_file: str | None = field(default=None, repr=False)
     remote: RemoteSet | None = field(default=None, repr=False)
     selection: str = ""
+    members: dict[str, MemberTable] = field(default_factory=dict, repr=False)
+    member_files: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.has_labels and self.classes is not None:
@@ -150,6 +155,27 @@ class ShardIndex:
         shards = np.searchsorted(self.starts, wanted, side="right") - 1
         return shards.astype(np.int64), rows["offset"].copy(), rows["size"].copy()
 
+    def locate_member(self, extension: str, sample: int) -> tuple[int, int, int]:
+        """Find a further member of a sample: its shard, its byte offset there, and its byte size.
+
+        Raises:
+            ShardError: the sample has no such member.
+            InputError: the index was opened without ``extension`` in ``members``, or the id is outside the set.
+        """
+        if extension not in self.members:
+            raise InputError(
+                f"The index does not say where the members '.{extension}' lie: open it with "
+                f"open_index(..., members=[{extension!r}])."
+            )
+        shards, _, _ = self.locate([sample])
+        place = self.members[extension][sample]
+        if place["offset"] <= 0:
+            raise ShardError(
+                f"The {self.describe(sample)} has no member '.{extension}'. Pack it with one, or leave the sample out "
+                "(ShardIndex.select)."
+            )
+        return int(shards[0]), int(place["offset"]), int(place["size"])
+
     def describe(self, sample: int) -> str:
         """Name a sample for a message: its id, its member and its shard."""
         shards, _, _ = self.locate([sample])
@@ -215,6 +241,8 @@ class ShardIndex:
             sizes=self.sizes[used],
             table=np.array(self.table[ids]),
             table_file=None,
+            members={extension: np.array(rows[ids]) for extension, rows in self.members.items()},
+            member_files={},
             remote=None
             if self.remote is None
             else replace(self.remote, shards=tuple(self.remote.shards[shard] for shard in used)),
@@ -222,11 +250,15 @@ class ShardIndex:
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        # the file goes when other shards of the folder are indexed; the map of it stays good
-        file = self.table_file if self.table_file is not None and Path(self.table_file).is_file() else None
-        table = np.array(self.table) if file is None else None
-        kept = (self.paths, self.counts, self.sizes, self.classes, table, self.has_labels, file, self.remote)
-        return _restore, (*kept, self.selection)
+        table = _held(self.table, self.table_file)
+        members = {extension: _held(rows, self.member_files.get(extension)) for extension, rows in self.members.items()}
+        shards = (self.paths, self.counts, self.sizes, self.classes, self.has_labels, self.remote, self.selection)
+        return _restore, (*shards, table, members)
+
+
+def _held(table: npt.NDArray[np.void], file: str | None) -> npt.NDArray[np.void] | str:
+    """What is pickled of a table: its file, unless that went when other shards of the folder were indexed."""
+    return file if file is not None and Path(file).is_file() else np.array(table)
 
 
 def _restore(
@@ -234,12 +266,26 @@ def _restore(
     counts: Integers,
     sizes: Integers,
     classes: tuple[str, ...] | None,
-    table: SampleTable | None,
     has_labels: bool,
-    table_file: str | None,
     remote: RemoteSet | None,
     selection: str,
+    table: SampleTable | str,
+    members: dict[str, MemberTable | str],
 ) -> ShardIndex:
-    if table is None:
-        table = load_table(str(table_file), int(counts.sum()))
-    return ShardIndex(paths, counts, sizes, classes, table, has_labels, table_file, remote, selection)
+    rows = int(counts.sum())
+    return ShardIndex(
+        paths,
+        counts,
+        sizes,
+        classes,
+        load_table(table, rows) if isinstance(table, str) else table,
+        has_labels,
+        table if isinstance(table, str) else None,
+        remote,
+        selection,
+        {
+            name: load_rows(held, rows, MEMBER_DTYPE) if isinstance(held, str) else held
+            for name, held in members.items()
+        },
+        {name: held for name, held in members.items() if isinstance(held, str)},
+    )

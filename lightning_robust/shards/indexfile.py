@@ -1,8 +1,8 @@
-"""``index.json`` beside the shards, and the array of samples that it names.
+"""``index.json`` beside the shards, and the arrays that it names.
 
 The JSON is the public ``wids-shard-index-v1`` form with keys of our own that other readers skip. The samples are one
-structured array (:data:`SAMPLE_DTYPE`), mapped, never unpickled. Its name holds the hash of its bytes and the JSON is
-replaced last, so a reader sees an old pair or a new one and never a mix.
+structured array (:data:`SAMPLE_DTYPE`), and the other members with one extension are another, all mapped, never
+unpickled. A name holds the hash of the bytes and the JSON is replaced last, so a reader never sees a mix of two states.
 """
 
 from __future__ import annotations
@@ -11,83 +11,21 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 
 from lightning_robust.errors import ShardError
-from lightning_robust.shards.scan import SAMPLE_DTYPE, Fields, SampleTable
+from lightning_robust.shards.folderindex import REBUILD, FolderIndex, ShardEntry, empty_index, load_table
+from lightning_robust.shards.members import MemberTable
+from lightning_robust.shards.scan import Fields
 
 KIND = "wids-shard-index-v1"
 INDEX_NAME = "index.json"
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """What the index says of one shard; ``row`` is its first row in the table, None if its samples are not listed."""
-
-    count: int
-    size: int | None
-    row: int | None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class FolderIndex:
-    """The index of the shards of one folder, by file name."""
-
-    folder: str
-    shards: dict[str, ShardEntry]
-    table: SampleTable
-    table_file: str | None = None
-    classes: tuple[str, ...] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def row_of(self, name: str) -> int | None:
-        """First row of a shard in the table; None if its samples are not listed."""
-        return self.shards[name].row if name in self.shards else None
-
-    def rows(self, name: str) -> SampleTable:
-        """Rows of a shard whose samples are listed."""
-        row = self.row_of(name)
-        if row is None:
-            raise KeyError(name)
-        return self.table[row : row + self.shards[name].count]
-
-    def holds_only(self, names: list[str]) -> bool:
-        """Tell whether the table is these shards' rows, in this order, and nothing else."""
-        starts = [self.shards[name].row for name in names]
-        counts = [self.shards[name].count for name in names]
-        expected = np.cumsum([0, *counts])
-        return starts == expected[:-1].tolist() and int(expected[-1]) == len(self.table)
-
-    def with_shards(
-        self, tables: dict[str, SampleTable], *, sizes: dict[str, int], extra: dict[str, dict[str, Any]] | None = None
-    ) -> FolderIndex:
-        """Add shards, or replace what was known of them, keeping the others."""
-        merged = {name: self.rows(name) for name, entry in self.shards.items() if entry.row is not None} | tables
-        starts = dict(zip(merged, np.cumsum([0, *map(len, merged.values())]).tolist(), strict=False))
-        shards = {name: entry for name, entry in self.shards.items() if entry.row is None}
-        for name, rows in merged.items():
-            known = self.shards.get(name, ShardEntry(0, None, None))
-            shards[name] = ShardEntry(
-                len(rows), sizes.get(name, known.size), starts[name], (extra or {}).get(name, known.extra)
-            )
-        table = np.concatenate([*merged.values(), np.empty(0, SAMPLE_DTYPE)])
-        return replace(self, shards=dict(sorted(shards.items())), table=table, table_file=None)
-
-    def without(self, names: set[str]) -> FolderIndex:
-        """Forget shards."""
-        return replace(self, shards={name: entry for name, entry in self.shards.items() if name not in names})
-
-
-def empty_index(folder: str) -> FolderIndex:
-    """Make the index of a folder of which nothing is known."""
-    return FolderIndex(folder, {}, np.empty(0, SAMPLE_DTYPE))
 
 
 def index_lock(folder: str) -> FileLock:
@@ -118,13 +56,14 @@ def read_folder_index(folder: str, fields: Fields) -> FolderIndex:
         ) from error
     classes = document.get("classes")
     named = None if classes is None else tuple(str(name) for name in classes)
-    ours = {"shardlist", "samples_file", "fields", "created_by", "classes"}
+    ours = {"shardlist", "samples_file", "fields", "created_by", "classes", "members"}
     extra = {key: value for key, value in document.items() if key not in ours}
     if "samples_file" not in document or document.get("fields") != _fields_document(fields):
         bare = {name: replace(entry, row=None) for name, entry in listed.items()}
         return replace(empty_index(folder), shards=bare, classes=named, extra=extra)
     table_file = file_beside(folder, document["samples_file"])
-    return FolderIndex(folder, listed, load_table(table_file, _rows_expected(listed)), table_file, named, extra)
+    table = load_table(table_file, _rows_expected(listed))
+    return FolderIndex(folder, listed, table, table_file, named, extra, _member_files(folder, document.get("members")))
 
 
 def read_checksums(folder: str) -> dict[str, str]:
@@ -138,9 +77,11 @@ def write_folder_index(index: FolderIndex, fields: Fields) -> FolderIndex:
     from lightning_robust import __version__
 
     folder = Path(index.folder)
-    buffer = io.BytesIO()
-    np.save(buffer, index.table, allow_pickle=False)
-    samples_file = table_name(hashlib.sha256(buffer.getbuffer()).hexdigest())
+    samples_file = _saved(folder, "index", index.table)
+    members = {
+        extension: Path(held).name if isinstance(held, str) else _saved(folder, "members", held)
+        for extension, held in (index.members or {}).items()
+    }
     document = index.extra | {
         "__kind__": KIND,
         "wids_version": 1,
@@ -148,33 +89,20 @@ def write_folder_index(index: FolderIndex, fields: Fields) -> FolderIndex:
         "fields": _fields_document(fields),
         "samples_file": samples_file,
         "classes": None if index.classes is None else list(index.classes),
+        **({} if index.members is None else {"members": members}),
         "shardlist": [_entry_document(name, entry) for name, entry in index.shards.items()],
     }
-    replace_file(folder / samples_file, buffer.getvalue())
     replace_file(folder / INDEX_NAME, (json.dumps(document, indent=1) + "\n").encode())
-    for old in folder.glob("index-????????????????.npy"):
-        if old.name != samples_file:
+    for old in (*folder.glob("index-????????????????.npy"), *folder.glob("members-????????????????.npy")):
+        if old.name not in {samples_file, *members.values()}:
             old.unlink(missing_ok=True)
     table_file = str(folder / samples_file)
-    return replace(index, table=load_table(table_file, len(index.table)), table_file=table_file)
-
-
-def load_table(path: str, rows: int) -> SampleTable:
-    """Map a table of samples and check that it has the expected number of rows."""
-    try:
-        table: SampleTable = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
-    # numpy has Python parse the header, which raises what it likes on damaged text
-    except (OSError, ValueError, TypeError, OverflowError, SyntaxError, TokenError, RecursionError) as error:
-        raise ShardError(f"The samples file {path!r} of the index cannot be read: {error}. {_REBUILD}") from error
-    if table.dtype != SAMPLE_DTYPE or table.shape != (rows,):
-        raise ShardError(
-            f"The samples file {path!r} holds {table.dtype} {table.shape}, expected {SAMPLE_DTYPE} ({rows},). "
-            + _REBUILD
-        )
-    return table
-
-
-_REBUILD = "Run `lightning-robust shards index --rebuild`."
+    return replace(
+        index,
+        table=load_table(table_file, len(index.table)),
+        table_file=table_file,
+        members=None if index.members is None else _member_files(index.folder, members),
+    )
 
 
 def file_beside(folder: str, name: object) -> str:
@@ -184,9 +112,9 @@ def file_beside(folder: str, name: object) -> str:
     return str(Path(folder) / name)
 
 
-def table_name(sha256: str) -> str:
-    """Name of the samples file whose bytes have this SHA-256."""
-    return f"index-{sha256[:16]}.npy"
+def hash_named(name: str, sha256: str) -> bool:
+    """Tell whether a file of the index has the name that goes with the SHA-256 of its bytes."""
+    return name in {_hashed_name(kind, sha256) for kind in ("index", "members")}
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -200,6 +128,24 @@ def replace_file(path: Path, data: bytes) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _saved(folder: Path, kind: str, table: npt.NDArray[np.void]) -> str:
+    buffer = io.BytesIO()
+    np.save(buffer, table, allow_pickle=False)
+    name = _hashed_name(kind, hashlib.sha256(buffer.getbuffer()).hexdigest())
+    replace_file(folder / name, buffer.getvalue())
+    return name
+
+
+def _hashed_name(kind: str, sha256: str) -> str:
+    return f"{kind}-{sha256[:16]}.npy"
+
+
+def _member_files(folder: str, names: Any) -> dict[str, MemberTable | str] | None:
+    if names is not None and not isinstance(names, dict):
+        raise ShardError(f"The index of {folder!r} has members {names!r}; expected files by extension. {REBUILD}")
+    return None if names is None else {str(sort): file_beside(folder, name) for sort, name in names.items()}
 
 
 def _fields_document(fields: Fields) -> dict[str, Any]:
@@ -224,6 +170,6 @@ def _rows_expected(shards: dict[str, ShardEntry]) -> int:
     total = 0
     for row, count in spans:
         if row != total:
-            raise ShardError(f"The index lists samples from row {row}, expected row {total}. {_REBUILD}")
+            raise ShardError(f"The index lists samples from row {row}, expected row {total}. {REBUILD}")
         total += count
     return total

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.cache import RemoteSet, ShardCache
+from lightning_robust.shards.folderindex import FolderIndex
 from lightning_robust.shards.index import ShardIndex
-from lightning_robust.shards.indexfile import (
-    FolderIndex,
-    index_lock,
-    read_folder_index,
-    write_folder_index,
-)
+from lightning_robust.shards.indexfile import index_lock, read_folder_index, write_folder_index
+from lightning_robust.shards.members import MemberPlaces, MemberTable
 from lightning_robust.shards.paths import Shards, expand_shards, glob_patterns
 from lightning_robust.shards.places import LocalFolder, Place, RemoteFolder
 from lightning_robust.shards.remote import RemoteOptions
 from lightning_robust.shards.scan import Fields
-from lightning_robust.shards.urls import base_name, folder_of, is_url
+from lightning_robust.shards.urls import base_name, folder_of, is_url, shown
 
 _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _REBUILD = "run `lightning-robust shards index --rebuild`"
@@ -40,6 +37,7 @@ def open_index(
     write: bool = True,
     rebuild: bool = False,
     remote: RemoteOptions = RemoteOptions(),
+    members: Collection[str] = (),
 ) -> ShardIndex:
     """Open the index of a shard set, building it first where there is none.
 
@@ -56,6 +54,8 @@ def open_index(
         write: keep what was scanned beside the shards.
         rebuild: scan again, whatever the index says.
         remote: how shards at URLs are fetched, and where they are kept.
+        members: extensions of members that are read besides image and label (``"seg.png"``), as targets are. Where the
+            index does not say where they lie, the shards are scanned again.
 
     Returns:
         The index; a sample's id is its position in the concatenation of the shards.
@@ -64,9 +64,11 @@ def open_index(
         ShardError: a shard is missing, damaged, changed since it was indexed, or holds what it must not.
         FetchError: a store refuses, or does not answer.
         UnsupportedError: a URL that is not read, or whose driver is not installed.
-        InputError: nothing was given, a shard was named twice, or folders disagree on the class names.
+        InputError: nothing was given, a shard was named twice, folders disagree on the class names, or no sample has
+            one of ``members``.
     """
     fields = Fields(tuple(image_keys), label_key)
+    wanted = tuple(dict.fromkeys(extension.lower().lstrip(".") for extension in members))
     paths = expand_shards(shards, remote)
     cache = ShardCache(remote)
     by_folder: dict[str, list[str]] = {}
@@ -75,16 +77,19 @@ def open_index(
     patterns = glob_patterns(shards)
     places: dict[str, Place] = {}
     known = {}
-    for folder, members in by_folder.items():
-        urls = {base_name(url): url for url in members}
+    for folder, shards_in in by_folder.items():
+        urls = {base_name(url): url for url in shards_in}
         names = list(urls)
-        if len(names) < len(members):
+        if len(names) < len(shards_in):
             raise InputError(f"Two shards in {folder!r} have one file name; only their queries differ. Rename one.")
         places[folder] = place = RemoteFolder(folder, urls, fields, cache) if is_url(folder) else LocalFolder(folder)
         known[folder] = read_folder_index(place.home, fields)
-        if rebuild or not _covers(known[folder], place, names, patterns):
-            known[folder] = _build(place, names, patterns, fields, progress=progress, write=write, rebuild=rebuild)
-    index = _assemble(paths, known, has_labels=label_key is not None)
+        asked = _Asked(place, names, patterns, fields, wanted, progress=progress, rebuild=rebuild)
+        _bring_members(place, known[folder], wanted)
+        if rebuild or not _covers(known[folder], asked):
+            _bring_members(place, known[folder], known[folder].members or ())
+            known[folder] = _build(asked, write=write)
+    index = _assemble(paths, known, wanted, has_labels=label_key is not None)
     sources = tuple(places[_folder(path)].source(base_name(path), known[_folder(path)]) for path in paths)
     return index if not any(sources) else replace(index, remote=RemoteSet(cache, sources))
 
@@ -93,65 +98,78 @@ def _folder(path: str) -> str:
     return folder_of(path) if is_url(path) else str(Path(path).parent)
 
 
-def _covers(known: FolderIndex, place: Place, names: list[str], patterns: list[str]) -> bool:
-    """Tell whether every shard asked for is indexed; those that are must not have changed."""
-    for lost in place.lost(known, names, patterns):
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of one folder."""
+
+    place: Place
+    names: list[str]
+    patterns: list[str]
+    fields: Fields
+    members: tuple[str, ...]
+    progress: bool
+    rebuild: bool
+
+
+def _bring_members(place: Place, known: FolderIndex, extensions: Collection[str]) -> None:
+    for extension in extensions:
+        held = (known.members or {}).get(extension)
+        if isinstance(held, str):
+            place.bring(held)
+
+
+def _covers(known: FolderIndex, asked: _Asked) -> bool:
+    """Tell whether every shard and member asked for is indexed; shards that are must not have changed."""
+    place = asked.place
+    for lost in place.lost(known, asked.names, asked.patterns):
         raise ShardError(
             f"Shard {place.named(lost)!r} is missing: the index lists it with {known.shards[lost].count} samples. "
             f"Fetch it again, or {_REBUILD} if it was taken away on purpose."
         )
-    for name, size in place.sizes(names).items():
+    for name, size in place.sizes(asked.names).items():
         listed = known.shards.get(name)
         if listed is not None and listed.size not in (None, size):
             raise ShardError(
                 f"Shard {place.named(name)!r} has {size} bytes; the index says {listed.size} bytes with {listed.count} "
                 f"samples. It was cut or replaced: fetch it again, or {_REBUILD} if it was replaced on purpose."
             )
-    return all(known.row_of(name) is not None for name in names)
+    listed_all = all(known.row_of(name) is not None for name in asked.names)
+    return listed_all and (not asked.members or known.has_sought(asked.members, asked.names))
 
 
-def _build(
-    place: Place,
-    names: list[str],
-    patterns: list[str],
-    fields: Fields,
-    *,
-    progress: bool,
-    write: bool,
-    rebuild: bool,
-) -> FolderIndex:
+def _build(asked: _Asked, *, write: bool) -> FolderIndex:
     if not write:
-        return _scan(place, names, patterns, fields, progress=progress, rebuild=rebuild)
+        return _scan(asked)
+    home = asked.place.home
     try:
-        with index_lock(place.home):
-            known = read_folder_index(place.home, fields)
-            if not rebuild and _covers(known, place, names, patterns):  # another process was here first
+        with index_lock(home):
+            known = read_folder_index(home, asked.fields)
+            if not asked.rebuild and _covers(known, asked):  # another process was here first
                 return known
-            return write_folder_index(_scan(place, names, patterns, fields, progress=progress, rebuild=rebuild), fields)
+            return write_folder_index(_scan(asked), asked.fields)
     except OSError as error:
         if isinstance(error, ShardError) or error.errno not in _CANNOT_WRITE:
             raise
-        logger.info(
-            "Folder %r cannot be written to (%s); the index of its shards is held in memory.", place.home, error
-        )
-        return _scan(place, names, patterns, fields, progress=progress, rebuild=rebuild)
+        logger.info("Folder %r cannot be written to (%s); the index of its shards is held in memory.", home, error)
+        return _scan(asked)
 
 
-def _scan(
-    place: Place, names: list[str], patterns: list[str], fields: Fields, *, progress: bool, rebuild: bool
-) -> FolderIndex:
+def _scan(asked: _Asked) -> FolderIndex:
     from tqdm import tqdm
 
-    known = read_folder_index(place.home, fields)
-    if rebuild:
-        known = known.without({*names, *place.lost(known, names, patterns)})
+    place, names = asked.place, asked.names
+    known = read_folder_index(place.home, asked.fields)
+    if asked.rebuild:
+        known = known.without({*names, *place.lost(known, names, asked.patterns)})
     seen: dict[str, str] = {}
-    tables, sizes, extra = {}, {}, {}
-    found = place.find(names, known, refresh=rebuild)
-    for shard in tqdm(found, total=len(names), desc="Indexing", unit=" shards", disable=not progress):
+    tables, sizes, extra, members = {}, {}, {}, {}
+    others = MemberPlaces(asked.members)
+    found = place.find(names, known, refresh=asked.rebuild)
+    for shard in tqdm(found, total=len(names), desc="Indexing", unit=" shards", disable=not asked.progress):
         name = shard.name
         sizes[name] = Path(shard.path).stat().st_size
-        tables[name] = place.scan(shard, fields, seen)
+        tables[name] = place.scan(shard, asked.fields, seen, others)
+        members[name] = others.take(len(tables[name]))
         if shard.extra is not None:
             extra[name] = shard.extra
         listed = known.shards.get(name)
@@ -160,16 +178,26 @@ def _scan(
                 f"Shard {place.named(name)!r} holds {len(tables[name])} samples; the index says {listed.count}. Fetch "
                 f"it again, or {_REBUILD} if it was replaced on purpose."
             )
-    return known.with_shards(tables, sizes=sizes, extra=extra)
+    return known.with_shards(tables, sizes=sizes, extra=extra, members=members)
 
 
-def _assemble(paths: list[str], folders: dict[str, FolderIndex], *, has_labels: bool) -> ShardIndex:
+def _assemble(
+    paths: list[str], folders: dict[str, FolderIndex], members: tuple[str, ...], *, has_labels: bool
+) -> ShardIndex:
     named = {folder.classes for folder in folders.values() if folder.classes is not None}
     if len(named) > 1:
         raise InputError("The folders of these shards disagree on the names of the classes: they are not one set.")
     located = [(folders[_folder(path)], base_name(path)) for path in paths]
     only = next(iter(folders.values()))
     whole = len(folders) == 1 and only.holds_only([name for _, name in located])
+    places = {
+        extension: only.member_table(extension)
+        if whole and extension in (only.members or {})
+        else np.concatenate([folder.member_rows(extension, name) for folder, name in located])
+        for extension in members
+    }
+    _check_members(places, folders, paths)
+    files = {extension: (only.members or {}).get(extension) for extension in members if whole}
     return ShardIndex(
         paths=tuple(paths),
         counts=np.array([folder.shards[name].count for folder, name in located], dtype=np.int64),
@@ -178,4 +206,18 @@ def _assemble(paths: list[str], folders: dict[str, FolderIndex], *, has_labels: 
         table=only.table if whole else np.concatenate([folder.rows(name) for folder, name in located]),
         has_labels=has_labels,
         table_file=only.table_file if whole else None,
+        members=places,
+        member_files={extension: file for extension, file in files.items() if isinstance(file, str)},
     )
+
+
+def _check_members(places: dict[str, MemberTable], folders: dict[str, FolderIndex], paths: list[str]) -> None:
+    held = sorted({extension for folder in folders.values() for extension in folder.members or {}})
+    for extension, table in places.items():
+        if not (table["offset"] > 0).any():
+            others = [f".{name}" for name in held if name not in places]
+            first = shown(paths[0]) if is_url(paths[0]) else paths[0]
+            raise InputError(
+                f"No sample of the shards from {first!r} on has a member '.{extension}'. Besides image and label, "
+                f"their samples have {', '.join(others) or 'nothing'} that a mask or JSON can be read from."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from lightning_robust.shards.index import ShardIndex
+from lightning_robust.shards.indexfile import read_folder_index
 from lightning_robust.shards.opening import open_index
 from lightning_robust.shards.placing import NewShards, check_limits, place_shards
-from lightning_robust.shards.writing import Sample, ShardWriter
+from lightning_robust.shards.scan import Fields
+from lightning_robust.shards.writing import EXTENSIONS, Sample, ShardWriter
 
 
 def pack(
@@ -43,7 +46,7 @@ def pack(
         overwrite: replace shards of this name.
 
     Returns:
-        The index of the shards written.
+        The index of the shards written, opened with those of their extra members that are PNG or JSON.
 
     Raises:
         InputError: no samples, a sample that is not as :class:`Sample` says, shards of this name that exist, or
@@ -52,13 +55,26 @@ def pack(
     home = Path(folder).absolute()
     check_limits(samples_per_shard=samples_per_shard, max_bytes=max_bytes)
 
-    def write(aside: Path, named: tuple[str, ...] | None) -> None:
-        with ShardWriter(aside, name, samples_per_shard, max_bytes) as writer:
-            for sample in _with_progress(_ordered(samples, shuffle_seed), samples, progress):
-                writer.write(sample, None if named is None else len(named))
+    first, ordered = _peeked(_ordered(samples, shuffle_seed))
+    label_key = None if first is not None and first.target is None else "cls"
+    extensions: set[str] = set()
 
-    new = NewShards((name,), None if classes is None else tuple(classes), overwrite=overwrite)
-    return open_index(place_shards(home, new, write))
+    def write(aside: Path, named: tuple[str, ...] | None) -> None:
+        with ShardWriter(aside, name, samples_per_shard, max_bytes, labeled=label_key is not None) as writer:
+            for sample in _with_progress(ordered, samples, progress):
+                writer.write(sample, None if named is None else len(named))
+                extensions.update(sample.extra)
+
+    fields = Fields(EXTENSIONS, label_key)
+    new = NewShards((name,), None if classes is None else tuple(classes), fields, overwrite=overwrite)
+    paths = place_shards(home, new, write)
+    noted = read_folder_index(str(home), fields).members or {}
+    return open_index(paths, label_key=label_key, members=sorted(extensions & noted.keys()))
+
+
+def _peeked(samples: Iterator[Sample]) -> tuple[Sample | None, Iterator[Sample]]:
+    first = next(samples, None)
+    return first, samples if first is None else itertools.chain([first], samples)
 
 
 def _ordered(samples: Iterable[Sample], seed: int | None) -> Iterator[Sample]:

@@ -15,16 +15,16 @@ from lightning_robust.errors import ShardError
 from lightning_robust.shards.cache import RemoteShard, ShardCache
 from lightning_robust.shards.checksums import sha256_of
 from lightning_robust.shards.download import persist
+from lightning_robust.shards.folderindex import FolderIndex, ShardEntry
 from lightning_robust.shards.indexfile import (
     INDEX_NAME,
     KIND,
-    FolderIndex,
-    ShardEntry,
     file_beside,
+    hash_named,
     index_lock,
     replace_file,
-    table_name,
 )
+from lightning_robust.shards.members import MEMBER_DTYPE, MemberPlaces
 from lightning_robust.shards.remote import MissingError, ObjectInfo, open_object
 from lightning_robust.shards.scan import SAMPLE_DTYPE, Fields, SampleTable, scan_shard
 from lightning_robust.shards.urls import base_name, is_url, name_beside, shown
@@ -65,8 +65,11 @@ class Place(Protocol):
     def find(self, names: list[str], known: FolderIndex, *, refresh: bool) -> Iterator[Found]:
         """Bring shards at hand, in order."""
 
-    def scan(self, found: Found, fields: Fields, seen: dict[str, str]) -> SampleTable:
+    def scan(self, found: Found, fields: Fields, seen: dict[str, str], others: MemberPlaces) -> SampleTable:
         """Scan a shard that was found."""
+
+    def bring(self, file: str) -> None:
+        """Bring a file of the index at hand."""
 
 
 class LocalFolder:
@@ -97,9 +100,12 @@ class LocalFolder:
         """The files."""
         return (Found(name, str(Path(self.home) / name), None, None) for name in names)
 
-    def scan(self, found: Found, fields: Fields, seen: dict[str, str]) -> SampleTable:
+    def scan(self, found: Found, fields: Fields, seen: dict[str, str], others: MemberPlaces) -> SampleTable:
         """Scan a file."""
-        return scan_shard(found.path, fields, seen=seen)
+        return scan_shard(found.path, fields, seen=seen, others=others)
+
+    def bring(self, file: str) -> None:
+        """It is there."""
 
 
 class RemoteFolder:
@@ -167,14 +173,21 @@ class RemoteFolder:
                         extra["etag"] = str(infos[name].version)
                     yield Found(name, str(path), extra, sources[name])
 
-    def scan(self, found: Found, fields: Fields, seen: dict[str, str]) -> SampleTable:
+    def scan(self, found: Found, fields: Fields, seen: dict[str, str], others: MemberPlaces) -> SampleTable:
         """Scan the copy in the cache; one that is no sound shard does not stay there."""
         try:
-            return scan_shard(found.path, fields, seen=seen)
+            return scan_shard(found.path, fields, seen=seen, others=others)
         except ShardError as error:
             if found.source is not None:
                 self._cache.discard(found.source)
             raise ShardError(f"{error} (It is the copy of {self.named(found.name)!r}.)") from error
+
+    def bring(self, file: str) -> None:
+        """Fetch a file that the published index names, unless it is in the cache."""
+        with index_lock(self.home):
+            if not Path(file).is_file():
+                document = json.loads((Path(self.home) / INDEX_NAME).read_bytes())
+                self._fetch_part(Path(file), _samples_listed(document) * MEMBER_DTYPE.itemsize)
 
     def _stat(self, names: list[str]) -> dict[str, ObjectInfo]:
         options = self._cache.options
@@ -189,15 +202,22 @@ class RemoteFolder:
         document = json.loads(published)
         if "samples_file" in document:
             name = Path(file_beside(self._url, document["samples_file"])).name
-            rows = sum(entry["nsamples"] for entry in document["shardlist"] if isinstance(entry.get("nsamples"), int))
-            most = rows * SAMPLE_DTYPE.itemsize + _NPY_HEADER_BYTES
-            self._cache.fetch_file(self._url + name, home / name, most=most)
-            if name != table_name(sha256_of(home / name)):
-                raise ShardError(
-                    f"The samples file {shown(self._url + name)!r} holds other bytes than its name says. It is "
-                    "damaged: put the right file there, or make the index again."
-                )
+            self._fetch_part(home / name, _samples_listed(document) * SAMPLE_DTYPE.itemsize)
         replace_file(home / INDEX_NAME, published)
+
+    def _fetch_part(self, path: Path, size: int) -> None:
+        url = self._url + path.name
+        self._cache.fetch_file(url, path, most=size + _NPY_HEADER_BYTES)
+        if not hash_named(path.name, sha256_of(path)):
+            path.unlink()
+            raise ShardError(
+                f"The samples file {shown(url)!r} holds other bytes than its name says. It is damaged: put the right "
+                "file there, or make the index again."
+            )
+
+
+def _samples_listed(document: dict[str, Any]) -> int:
+    return sum(entry["nsamples"] for entry in document["shardlist"] if isinstance(entry.get("nsamples"), int))
 
 
 def published_index(url: str, cache: ShardCache) -> bytes | None:

@@ -12,7 +12,9 @@ from typing import Any
 
 from lightning_robust.errors import InputError
 from lightning_robust.shards.checksums import sha256_of
-from lightning_robust.shards.indexfile import FolderIndex, index_lock, read_folder_index, write_folder_index
+from lightning_robust.shards.folderindex import FolderIndex
+from lightning_robust.shards.indexfile import index_lock, read_folder_index, write_folder_index
+from lightning_robust.shards.members import MemberPlaces
 from lightning_robust.shards.provenance import MARK
 from lightning_robust.shards.robustify_job import sync_folder
 from lightning_robust.shards.scan import Fields, SampleTable, scan_shard
@@ -109,8 +111,8 @@ def place_shards(home: Path, new: NewShards, write: Callable[[Path, tuple[str, .
         aside = Path(tempfile.mkdtemp(prefix=".pack-", dir=home))
         try:
             write(aside, known.classes)
-            tables, sizes, extra = _read_back(aside, new.fields)
-            write_folder_index(known.with_shards(tables, sizes=sizes, extra=extra), new.fields)
+            tables, described = _read_back(aside, new.fields)
+            write_folder_index(known.with_shards(tables, **described), new.fields)
             for written in tables:
                 (aside / written).replace(home / written)
             for surplus in old - tables.keys():
@@ -121,16 +123,17 @@ def place_shards(home: Path, new: NewShards, write: Callable[[Path, tuple[str, .
     return [home / written for written in tables]
 
 
-def _read_back(
-    folder: Path, fields: Fields
-) -> tuple[dict[str, SampleTable], dict[str, int], dict[str, dict[str, Any]]]:
+def _read_back(folder: Path, fields: Fields) -> tuple[dict[str, SampleTable], dict[str, Any]]:
     """Index what was written from the files themselves, so that the writer is checked by the reader."""
-    tables, sizes, extra = {}, {}, {}
+    tables: dict[str, SampleTable] = {}
+    described: dict[str, Any] = {"sizes": {}, "extra": {}, "members": {}}
     seen: dict[str, str] = {}
+    others = MemberPlaces()
     for path in sorted(folder.glob("*.tar")):
-        tables[path.name] = scan_shard(str(path), fields, seen=seen)
-        sizes[path.name] = path.stat().st_size
-        extra[path.name] = {"sha256": sha256_of(path)}
+        tables[path.name] = scan_shard(str(path), fields, seen=seen, others=others)
+        described["sizes"][path.name] = path.stat().st_size
+        described["extra"][path.name] = {"sha256": sha256_of(path)}
+        described["members"][path.name] = others.take(len(tables[path.name]))
     if not tables:
         raise InputError("There are no samples to pack.")
-    return tables, sizes, extra
+    return tables, described

@@ -63,6 +63,34 @@ class SampleReader:
             images.append(data)
         return images
 
+    def read_member(self, extension: str, sample: int, *, max_bytes: int | None = None) -> bytes:
+        """Return another member of a sample, of those that the index was opened with.
+
+        Args:
+            extension: of the member.
+            sample: its id.
+            max_bytes: larger members are refused; None takes the limit of the reader.
+
+        Raises:
+            FetchError: a remote shard cannot be fetched.
+            ShardError: the sample has no such member, it is empty or too large, or its shard is not what it was.
+            InputError: the index was opened without this extension.
+        """
+        shard, offset, size = self.index.locate_member(extension, sample)
+        most = self.max_bytes if max_bytes is None else max_bytes
+        if not 0 < size <= most or offset + size > self.index.sizes[shard]:
+            raise ShardError(
+                f"The index places the member '.{extension}' of {self.index.describe(sample)} at byte {offset}; it has "
+                f"{size} bytes, expected 1 to {most} that end within the shard."
+            )
+        data = os.pread(self._descriptor(shard), size, offset)
+        if len(data) != size:
+            raise ShardError(
+                f"Read {len(data)} of the {size} bytes of '.{extension}' of {self.index.describe(sample)}. The shard "
+                "was cut while it was in use: fetch it again."
+            )
+        return data
+
     def close(self) -> None:
         """Close all shards; reading opens them again."""
         while self._descriptors:

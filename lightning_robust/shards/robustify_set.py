@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from lightning_robust.errors import InputError, RobustError
-from lightning_robust.shards.indexfile import empty_index, index_lock, write_folder_index
+from lightning_robust.shards.folderindex import empty_index
+from lightning_robust.shards.indexfile import index_lock, write_folder_index
 from lightning_robust.shards.paths import Shards
 from lightning_robust.shards.provenance import MARK
 from lightning_robust.shards.remote import RemoteOptions

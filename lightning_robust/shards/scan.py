@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_robust.errors import ShardError
+from lightning_robust.shards.members import MemberPlaces
 from lightning_robust.shards.tar import Member, walk_tar
 
 # one row per sample; offsets count from the start of its shard, label is -1 in a set without labels
@@ -30,13 +31,14 @@ class Fields:
     label_key: str | None
 
 
-def scan_shard(path: str, fields: Fields, *, seen: dict[str, str]) -> SampleTable:
+def scan_shard(path: str, fields: Fields, *, seen: dict[str, str], others: MemberPlaces | None = None) -> SampleTable:
     """Locate image and label of every sample of a shard.
 
     Args:
         path: the tar file.
         fields: extensions of image and label.
         seen: keys of the whole set with the shard that holds them; this shard's are added.
+        others: notes where the other members of the samples lie.
 
     Returns:
         One row (offset, size, label) per sample.
@@ -48,6 +50,13 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str]) -> SampleTabl
     rows: list[tuple[int, int, int]] = []
     sample: dict[str, Member] = {}
     current = None
+
+    def finish(key: str) -> None:
+        image = image_of(path, key, sample, fields)
+        if others is not None:
+            others.add(len(rows), sample, image, fields.label_key)
+        rows.append((image.offset, image.size, label_of(file.fileno(), path, key, sample, fields)))
+
     with Path(path).open("rb") as file:
         for member in walk_tar(path):
             parts = split_name(member.name)
@@ -56,7 +65,7 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str]) -> SampleTabl
             key, extension = parts[0], parts[1].lower()
             if key != current:
                 if current is not None:
-                    rows.append(_row(file.fileno(), path, current, sample, fields))
+                    finish(current)
                 if key in seen:
                     raise ShardError(
                         f"Shard {path!r}: key {key!r} occurs again (first in {seen[key]!r}). The members of a sample "
@@ -69,7 +78,7 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str]) -> SampleTabl
             sample[extension] = member
         if current is None:
             raise ShardError(f"Shard {path!r} ({Path(path).stat().st_size} bytes) holds no samples.")
-        rows.append(_row(file.fileno(), path, current, sample, fields))
+        finish(current)
     return np.array(rows, dtype=SAMPLE_DTYPE)
 
 
@@ -111,11 +120,6 @@ def label_of(descriptor: int, path: str, key: str, sample: Mapping[str, Member],
             f"Shard {path!r}: the label {label.name!r} holds {text!r}, not a class number (decimal digits)."
         )
     return int(text)
-
-
-def _row(descriptor: int, path: str, key: str, sample: dict[str, Member], fields: Fields) -> tuple[int, int, int]:
-    image = image_of(path, key, sample, fields)
-    return image.offset, image.size, label_of(descriptor, path, key, sample, fields)
 
 
 def _lacks(path: str, key: str, what: str, wanted: Sequence[str], sample: Mapping[str, Member]) -> str:

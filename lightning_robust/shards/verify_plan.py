@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lightning_robust.errors import ShardError
 from lightning_robust.shards.cache import ShardCache
-from lightning_robust.shards.indexfile import FolderIndex, empty_index, read_folder_index
+from lightning_robust.shards.folderindex import FolderIndex, empty_index
+from lightning_robust.shards.indexfile import read_folder_index
 from lightning_robust.shards.paths import Shards, expand_shards, glob_patterns, natural_key
 from lightning_robust.shards.places import LocalFolder, Place, RemoteFolder, listed_checksum
 from lightning_robust.shards.remote import FetchError, RemoteOptions

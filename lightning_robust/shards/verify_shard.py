@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_robust.errors import ShardError
+from lightning_robust.shards.annotations import check_annotation
 from lightning_robust.shards.cache import RemoteShard, ShardCache
 from lightning_robust.shards.checksums import checksum_of
 from lightning_robust.shards.decode import decode_image
@@ -135,6 +136,7 @@ class _ShardCheck:
         self.keys.append(key)
         label = self._label(path, descriptor, key, members)
         offset, size, digest = self._image(path, descriptor, key, members)
+        self._others(descriptor, key, members, offset)
         self.images.append(digest)
         self.rows.append((offset, size, -2 if label is None else label))
 
@@ -163,6 +165,15 @@ class _ShardCheck:
         except ShardError as error:
             self.fault(str(error), key)
         return image.offset, image.size, _digest(data)
+
+    def _others(self, descriptor: int, key: str, members: dict[str, Member], image_offset: int) -> None:
+        for extension, member in members.items():
+            if member.offset == image_offset or extension == self.task.fields.label_key:
+                continue
+            try:
+                check_annotation(os.pread(descriptor, member.size, member.offset), extension)
+            except ShardError as error:
+                self.fault(f"the member '.{extension}' is bad: {error}", key)
 
     def _compare_rows(self, listed: SampleTable) -> None:
         found = np.array(self.rows, dtype=SAMPLE_DTYPE)

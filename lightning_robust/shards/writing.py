@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -17,31 +19,39 @@ from lightning_robust.shards.tar import BLOCK, MAX_MEMBER_BYTES
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _MAX_KEY = 90
+_MAX_NAME = 100
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+_EXTENSION = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its class number.
+    """One image with its class number, and what else is known of it.
 
     Attributes:
         key: unique in the set; letters, digits, ``_``, ``-`` and ``/``.
         image: an encoded image, kept byte for byte, or uint8 pixels (H, W, 3) or (H, W), written as PNG.
-        target: class number, from 0.
+        target: class number, from 0; None in a set without class numbers.
         extension: of the encoded image: jpg, jpeg, png or webp.
+        extra: further members by extension (``"seg.png"``, ``"boxes.json"``): bytes, kept as they are; or a mask, uint8
+            or uint16 (H, W), for an extension that ends in ``png``; or what JSON can say, for one that ends in
+            ``json``.
     """
 
     key: str
     image: bytes | npt.NDArray[np.uint8]
-    target: int
+    target: int | None
     extension: str = "png"
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ShardWriter:
     """Distributes samples over tar files in a folder."""
 
-    def __init__(self, folder: Path, name: str, samples_per_shard: int, max_bytes: int | None) -> None:
-        self._folder, self._name = folder, name
+    def __init__(
+        self, folder: Path, name: str, samples_per_shard: int, max_bytes: int | None, *, labeled: bool = True
+    ) -> None:
+        self._folder, self._name, self._labeled = folder, name, labeled
         self._samples_per_shard, self._max_bytes = samples_per_shard, max_bytes
         self._shards = self._samples = self._bytes = 0
         self._seen: set[str] = set()
@@ -52,11 +62,14 @@ class ShardWriter:
         """Check a sample and append it, in a new shard if this one is full."""
         image, extension = _encoded(sample)
         self._check(sample, num_classes)
-        size = sum(BLOCK + -(-count // BLOCK) * BLOCK for count in (len(image), len(str(sample.target))))
+        members = {extension: image} | _encoded_extra(sample)
+        if sample.target is not None:
+            members["cls"] = str(sample.target).encode()
+        size = sum(BLOCK + -(-len(data) // BLOCK) * BLOCK for data in members.values())
         too_large = self._max_bytes is not None and self._bytes + size > self._max_bytes
         if self._file is None or self._samples == self._samples_per_shard or (too_large and self._samples):
             self._next()
-        self._tar.write({"__key__": sample.key, extension: image, "cls": str(sample.target).encode()})
+        self._tar.write({"__key__": sample.key} | members)
         self._samples += 1
         self._bytes += size
 
@@ -70,7 +83,12 @@ class ShardWriter:
             raise InputError(f"The key {sample.key!r} occurs twice; keys must be unique in the set.")
         self._seen.add(sample.key)
         target = sample.target
-        if target < 0 or (num_classes is not None and target >= num_classes):
+        if (target is not None) != self._labeled:
+            raise InputError(
+                f"Sample {sample.key!r} has {'no' if target is None else 'a'} target, and the first sample has "
+                f"{'one' if self._labeled else 'none'}: give all samples of a set a class number, or none."
+            )
+        if target is not None and (target < 0 or (num_classes is not None and target >= num_classes)):
             allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1} ({num_classes} classes)"
             raise InputError(f"The target of sample {sample.key!r} is {target}, expected {allowed}.")
 
@@ -118,14 +136,57 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
     return sample.image, extension
 
 
-def _to_png(pixels: npt.NDArray[np.uint8], key: str) -> bytes:
-    import cv2
+def _encoded_extra(sample: Sample) -> dict[str, bytes]:
+    encoded = {}
+    for extension, value in sample.extra.items():
+        name = f"{sample.key}.{extension}"
+        if not _EXTENSION.fullmatch(extension) or extension in (*EXTENSIONS, "cls"):
+            raise InputError(
+                f"The extra member {extension!r} of sample {sample.key!r} must be made of small letters, digits, '_', "
+                "'-' and dots, and not be taken for its image or class number: for example 'seg.png', 'boxes.json'."
+            )
+        if len(name) > _MAX_NAME:
+            raise InputError(
+                f"The name {name!r} has {len(name)} characters; a tar header has {_MAX_NAME} bytes for it."
+            )
+        encoded[extension] = _as_bytes(value, extension, name)
+    return encoded
 
+
+def _as_bytes(value: Any, extension: str, name: str) -> bytes:
+    kind = extension.rpartition(".")[2]
+    if isinstance(value, bytes):
+        data = value
+    elif kind == "json" and not isinstance(value, np.ndarray):
+        try:
+            data = json.dumps(value, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"The value of {name!r} cannot be written as JSON: {error}.") from None
+    elif kind == "png" and isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype in (np.uint8, np.uint16):
+        data = _png_bytes(value, name)
+    else:
+        found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise InputError(
+            f"The extra member {name!r} is {found}: expected bytes, a uint8 or uint16 mask (H, W) for '.png', or what "
+            "JSON can say for '.json'."
+        )
+    if len(data) > MAX_MEMBER_BYTES:
+        raise InputError(f"The extra member {name!r} has {len(data)} bytes; the limit is {MAX_MEMBER_BYTES}.")
+    return data
+
+
+def _to_png(pixels: npt.NDArray[np.uint8], key: str) -> bytes:
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise InputError(
             f"Sample {key!r} is an array {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3) or (H, W)."
         )
-    done, encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[:, :, ::-1])
+    return _png_bytes(pixels if pixels.ndim == 2 else pixels[:, :, ::-1], key)
+
+
+def _png_bytes(pixels: npt.NDArray[Any], name: str) -> bytes:
+    import cv2
+
+    done, encoded = cv2.imencode(".png", pixels)
     if not done:
-        raise InputError(f"Sample {key!r} of shape {pixels.shape} cannot be encoded as PNG.")
+        raise InputError(f"Sample {name!r} of shape {pixels.shape} cannot be encoded as PNG.")
     return bytes(encoded)

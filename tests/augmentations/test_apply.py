@@ -41,6 +41,14 @@ def test_two_data_keys_carry_the_target_along() -> None:
     assert torch.equal(mask, IMAGE[:, :1].round().flip(-1))
 
 
+def test_masks_of_class_numbers_are_carried_along_as_such() -> None:
+    flip = AugmentationSequential(RandomHorizontalFlip(p=1.0), data_keys=["input", "mask"])
+    numbers = torch.randint(0, 1 << 16, (3, 8, 6))
+    _, mask = augment_batch(flip, IMAGE, numbers)
+    assert mask.dtype == torch.int64
+    assert torch.equal(mask, numbers.flip(-1))
+
+
 def test_the_size_may_change() -> None:
     image, _ = augment_batch(RandomCrop((4, 5)), IMAGE, None)
     assert image.shape == (3, 3, 4, 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_robust.errors import InputError
@@ -16,7 +17,8 @@ def augment_batch(augmentation: nn.Module, image: Tensor, target: Any) -> tuple[
         augmentation: a module with two ``data_keys`` (Kornia's ``AugmentationSequential``) gets image and target and
             returns both; any other gets the image and returns it.
         image: (B, C, H, W) in [0, 1].
-        target: masks, boxes, labels, or None.
+        target: masks, boxes, labels, or None. Masks of class numbers, whole numbers (B, H, W), are given to the
+            augmentation as floating (B, 1, H, W), which Kornia takes, and come back as they were.
 
     Returns:
         Image and target; the image floating, (B, C, H, W), of any size. Its range is not checked.
@@ -31,9 +33,19 @@ def augment_batch(augmentation: nn.Module, image: Tensor, target: Any) -> tuple[
             f"{type(augmentation).__name__} has data_keys={[str(k) for k in keys]}, but the batch holds an image and "
             f"{'no target' if target is None else 'one target'}. Give data_keys that fit, such as ['input', 'mask']."
         )
-    augmented, carried = augmentation(image, target) if len(keys) == 2 else (augmentation(image), target)
+    if len(keys) == 1:
+        augmented, carried = augmentation(image), target
+    elif _is_class_mask(target):
+        augmented, mask = augmentation(image, target.to(torch.float32).unsqueeze(1))
+        carried = mask.squeeze(1).round().to(target.dtype)
+    else:
+        augmented, carried = augmentation(image, target)
     _check_result(augmentation, image, augmented)
     return augmented, carried
+
+
+def _is_class_mask(target: Any) -> bool:
+    return isinstance(target, Tensor) and target.ndim == 3 and not target.is_floating_point()
 
 
 def _check_result(augmentation: nn.Module, image: Tensor, augmented: Any) -> None:
