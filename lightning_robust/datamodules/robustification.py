@@ -165,7 +165,7 @@ class Robustification(pl.LightningModule):
             self._close_bar()
             raise RobustError(
                 "Another process is gone, or did not answer in time. What was finished is kept: run the same command "
-                f"again. ({error})"
+                "again."
             ) from error
         return everyone
 
