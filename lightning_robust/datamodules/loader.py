@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lightning_robust.datamodules.epochs import EpochCursor, UnshuffledCursor
 from lightning_robust.datamodules.options import (
@@ -20,19 +18,16 @@ from lightning_robust.datamodules.options import (
 )
 from lightning_robust.datamodules.readahead import ReadAhead
 from lightning_robust.datamodules.resuming import STATE_VERSION, Recount, check_order, resumed_position
-from lightning_robust.datamodules.ring import BufferRing
 from lightning_robust.datamodules.scheme import make_scheme
 from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
 from lightning_robust.datamodules.target_values import unpack_targets
 from lightning_robust.datamodules.target_worker import make_maker
 from lightning_robust.datamodules.targets import TargetSettings, parse_targets
 from lightning_robust.datamodules.tasks import LoaderPlan
-from lightning_robust.datamodules.worker import Made, SampleTransform, Task, limit_threads
+from lightning_robust.datamodules.worker import Made, SampleTransform
+from lightning_robust.datamodules.worker_pool import WorkerPool
 from lightning_robust.errors import InputError, RobustError, UnsupportedError
 from lightning_robust.shards import ShardIndex
-
-# besides the buffers of the tasks under way: the batch that the user holds, and the one he is about to get
-_EXTRA_BUFFERS = 2
 
 
 class ShardLoader:
@@ -128,7 +123,7 @@ class ShardLoader:
             streams=streams,
         )
         self.sampler = EpochCursor() if self._plan.shuffle else UnshuffledCursor()
-        self._maker = make_maker(
+        maker = make_maker(
             index,
             self._targets,
             seed=seed,
@@ -136,14 +131,10 @@ class ShardLoader:
             sample_transform=checked_transform(sample_transform),
             on_error=on_error,
         )
+        self._pool = WorkerPool(maker, batch_size, num_workers, options)
         self.any_batch_size = False
         self.recount: Recount | None = None
-        self._shape: tuple[int, ...] | None = None
-        self._ring: BufferRing | None = None
         self._ahead: ReadAhead | None = None
-        self._feed = _Feed()
-        self._workers: DataLoader[Made | RobustError] | None = None
-        self._running: Any = None
         self._pass = 0
 
     @property
@@ -166,7 +157,7 @@ class ShardLoader:
         plan = self._plan.entered(consumed)
         first = plan.done(consumed)
         labels = self.index.labels
-        results = self._results(plan, epoch, first)
+        results = self._pool.results(plan, epoch, first)
         # after the workers were forked: a fork does not go well with threads
         self._begin_ahead(plan, epoch)
         try:
@@ -180,7 +171,7 @@ class ShardLoader:
                     target = unpack_targets(self._targets, made.targets, target)
                 # the batch counts as delivered before it is yielded: a checkpoint is written while the loop holds it
                 self.sampler.advance(plan.delivered(number))
-                yield ShardBatch(self._image(made), target, ids, epoch, number, self._plan.train)
+                yield ShardBatch(self._pool.image(made), target, ids, epoch, number, self._plan.train)
                 if self._pass != this_pass:
                     raise UnsupportedError(
                         "This pass over a ShardLoader cannot go on, since another was begun or the loader was closed: "
@@ -229,42 +220,10 @@ class ShardLoader:
     def close(self) -> None:
         """Stop the workers, and with them a pass that is under way; a later pass starts new ones."""
         self._pass += 1
-        if self._running is not None:
-            # left to the garbage collector, workers with tasks in hand would hold it up for seconds
-            self._running._shutdown_workers()
-        self._running = self._workers = self._ring = self._maker.buffers = None
+        self._pool.close()
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
-
-    def _results(self, plan: LoaderPlan, epoch: int, first: int) -> Iterator[Made | RobustError]:
-        if self._shape is None:
-            self._shape = self._maker.image_shape()
-        if self.num_workers == 0:
-            return map(self._maker.__getitem__, plan.tasks(epoch, first, self._shape, None))
-        if self._workers is None:
-            self._workers = self._started_workers(self._shape)
-        self._feed.tasks = plan.tasks(epoch, first, self._shape, self._ring)
-        results: Iterator[Made | RobustError] = iter(self._workers)
-        self._running = results
-        return results
-
-    def _started_workers(self, shape: tuple[int, ...]) -> DataLoader[Made | RobustError]:
-        if self.options.recycle:
-            slots = min(self.num_workers * self.options.prefetch_factor, len(self)) + _EXTRA_BUFFERS
-            self._ring = BufferRing(slots, (self.batch_size, *shape))
-            self._maker.buffers = self._ring.buffers
-        return DataLoader(
-            self._maker,  # type: ignore[arg-type]
-            sampler=self._feed,
-            batch_size=None,
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            prefetch_factor=self.options.prefetch_factor,
-            persistent_workers=self.options.persistent_workers,
-            multiprocessing_context=self.options.start_method,
-            worker_init_fn=limit_threads,
-        )
 
     def _begin_ahead(self, plan: LoaderPlan, epoch: int) -> None:
         if self.index.remote is None:
@@ -286,28 +245,7 @@ class ShardLoader:
         self._skipped.take(made.skipped)
         return made
 
-    def _image(self, made: Made) -> Tensor:
-        if isinstance(made.images, Tensor):
-            image = made.images
-        elif self._ring is not None:
-            image = self._ring.lend(made.images, len(made.ids))
-        image = image.permute(0, 3, 1, 2)
-        return image.pin_memory() if self.options.pin_memory else image
-
     def _describe(self) -> str:
         index = self.index
         selection = f" ({index.selection})" if index.selection else ""
         return f"{len(index)} samples{selection} in {len(index.paths)} shards from {index.named(0)!r} on"
-
-
-class _Feed:
-    """The sampler of the inner DataLoader; holds the tasks of the running pass."""
-
-    tasks: Iterator[Task] = iter(())
-
-    def __iter__(self) -> Iterator[Task]:
-        return self.tasks
-
-
-def _as_it_is(made: Any) -> Any:
-    return made

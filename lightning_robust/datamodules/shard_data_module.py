@@ -15,7 +15,7 @@ from lightning_robust.datamodules.loader import ShardLoader
 from lightning_robust.datamodules.options import LoaderOptions, ShardBatch, as_size, checked_transform
 from lightning_robust.datamodules.own_trainer import OwnTrainerDataModule
 from lightning_robust.datamodules.sets import SetName, check_keep_labels, check_unindexed, open_set, sets_of
-from lightning_robust.datamodules.skipped import OnError
+from lightning_robust.datamodules.skipped import OnError, log_skipped
 from lightning_robust.datamodules.targets import parse_targets
 from lightning_robust.datamodules.transfer import augment_targets, check_batch_transform, unit_float
 from lightning_robust.errors import InputError
@@ -234,7 +234,8 @@ class ShardDataModule(OwnTrainerDataModule):
             if self.trainer is not None:
                 # the Trainer's own conversion came before, and passes integers by
                 image = self.trainer.precision_plugin.convert_input(image)
-        self._log_skipped(batch)
+        if batch.training and self.trainer is not None:
+            self._skipped_told = log_skipped(self.trainer, self.skipped, self._skipped_told)
         self.batch_ids = None if batch.ids is None else batch.ids.to(device, non_blocking=True)
         if self.batch_format == "dict":
             named = {"target": target} if self._targets is None else self._targets.named(target)
@@ -275,14 +276,6 @@ class ShardDataModule(OwnTrainerDataModule):
     def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002
         """Stop the workers; Lightning calls this in place of ``teardown`` when a run raises."""
         self.teardown("")
-
-    def _log_skipped(self, batch: ShardBatch) -> None:
-        """Tell the loggers how many training samples were skipped on this rank, at each batch that adds to them."""
-        if not batch.training or self.trainer is None or len(self.skipped) == self._skipped_told:
-            return
-        self._skipped_told = len(self.skipped)
-        for logger in self.trainer.loggers:
-            logger.log_metrics({"data/skipped": float(self._skipped_told)}, step=self.trainer.global_step)
 
     def _hide_missing_validation(self) -> None:
         self.__dict__.pop("val_dataloader", None)

@@ -72,3 +72,20 @@ class SkippedSamples:
                 f"{self._on_error}; the last because: {list(self.reasons.values())[-1]} "
                 "`lightning-robust shards verify` lists them all."
             )
+
+
+def log_skipped(trainer: Any, reasons: Mapping[Any, str], told: int) -> int:
+    """Tell the loggers of a Trainer how many samples were skipped on this rank, where there are more than they know of.
+
+    Args:
+        trainer: the Trainer.
+        reasons: by sample, why it was skipped.
+        told: how many the loggers know of.
+
+    Returns:
+        How many they know of now.
+    """
+    if len(reasons) != told:
+        for own in trainer.loggers:
+            own.log_metrics({"data/skipped": float(len(reasons))}, step=trainer.global_step)
+    return len(reasons)

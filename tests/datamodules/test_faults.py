@@ -66,7 +66,7 @@ def test_a_killed_worker_is_an_error(shards):
     loader = ShardLoader(open_index(shards), batch_size=5, num_workers=1)
     batches = iter(loader)
     next(batches)
-    loader._running._workers[0].kill()
+    loader._pool._running._workers[0].kill()
     with pytest.raises(RuntimeError, match=r"DataLoader worker .* (killed|exited)"):
         list(batches)
 

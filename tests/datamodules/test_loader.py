@@ -195,7 +195,7 @@ def test_a_pass_that_is_left_early_spoils_nothing(index, images, persistent):
 def test_closed_and_forgotten_loaders_leave_no_worker(index):
     loader = ShardLoader(index, batch_size=5, num_workers=1)
     next(iter(loader))
-    workers = list(loader._workers._iterator._workers)
+    workers = list(loader._pool._workers._iterator._workers)
     assert workers[0].is_alive()
     del loader
     workers[0].join(10)

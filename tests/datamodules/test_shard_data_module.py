@@ -79,7 +79,7 @@ def test_fit_gives_each_epoch_its_own_order_and_every_evaluation_all_samples(sha
     trainer.validate(net, data)
     trainer.test(net, data)
     assert _flat(net.evaluated) == sorted([*range(70), *range(70)])
-    assert not any(loader._workers for loader in data._loaders.values())
+    assert not any(loader._pool._workers for loader in data._loaders.values())
 
 
 def test_predict_returns_every_sample_once(shards, tmp_path):
@@ -400,7 +400,7 @@ def test_a_run_ends_when_its_time_is_up(shards, tmp_path, monkeypatch):
     net = Slow()
     _trainer(tmp_path, max_epochs=-1, max_time={"seconds": 7}).fit(net, data)
     assert [(epoch, number) for epoch, number, _ in net.seen] == [(0, b) for b in range(5)] + [(1, 0), (1, 1)]
-    assert data._loaders["train"]._workers is None
+    assert data._loaders["train"]._pool._workers is None
 
 
 class _RankNet(Net):

@@ -124,7 +124,7 @@ def test_without_targets_nothing_changes(folder, index):
         assert torch.equal(one.image, two.image)
         assert torch.equal(one.target, one.ids % 5)
         assert torch.equal(two.target, one.target)
-    assert type(plain._maker).__name__ == "BatchMaker"
+    assert type(plain._pool._maker).__name__ == "BatchMaker"
 
 
 def test_masks_of_16_bits_and_of_both_depths_in_one_batch(tmp_path):
@@ -158,7 +158,7 @@ def test_parts_balance_and_targets_go_together(index, truth):
 
 def test_a_spawned_worker_gets_all_that_it_needs(index, truth):
     loader = ShardLoader(index, batch_size=2, targets=ALL)
-    made = pickle.loads(pickle.dumps(loader._maker))[Task(None, [3, 8], [0, 0], (HEIGHT, WIDTH, 3))]
+    made = pickle.loads(pickle.dumps(loader._pool._maker))[Task(None, [3, 8], [0, 0], (HEIGHT, WIDTH, 3))]
     np.testing.assert_array_equal(made.targets["mask"], truth.masks[[3, 8]])
 
 
