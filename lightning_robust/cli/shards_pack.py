@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--shuffle-seed", type=int, metavar="SEED", help="shuffle the samples, reproducibly")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of their numbers")
     parser.add_argument("--image-column", default="path", help="of a list (default: path)")
-    parser.add_argument("--label-column", default="label", help="of a list (default: label)")
+    labels = parser.add_mutually_exclusive_group()
+    labels.add_argument("--label-column", default="label", help="of a list (default: label)")
+    labels.add_argument("--no-labels", action="store_true", help="a list or a folder is packed without class numbers")
+    member = "column of a list: path of a file, or JSON (EXTENSION ends in json); for example seg.png=mask; repeatable"
+    parser.add_argument("--member", type=_member, action="append", metavar="EXTENSION=COLUMN", help=member)
+    parser.add_argument(
+        "--masks", metavar="DIR", help="masks of an image folder: same paths, as .png; packed as seg.png"
+    )
     split = "of CIFAR, SVHN or TinyImageNet (whose labeled test images are its val; default: train)"
     parser.add_argument("--split", choices=("train", "test"), default="train", help=split)
     parser.add_argument("--labels", choices=("fine", "coarse"), default="fine", help="of CIFAR-100 (default: fine)")
@@ -38,19 +46,26 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_pack)
 
 
+def _member(text: str) -> tuple[str, str]:
+    extension, equals, column = text.partition("=")
+    if not (extension and equals and column):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form EXTENSION=COLUMN")
+    return extension, column
+
+
 def _pack(options: argparse.Namespace) -> None:
     from lightning_robust.shards.packing import pack
     from lightning_robust.shards.placing import NewShards, check_destination, check_limits
+    from lightning_robust.shards.scan import Fields
+    from lightning_robust.shards.writing import EXTENSIONS
 
     folder = Path(options.folder)
     check_limits(samples_per_shard=options.samples_per_shard, max_bytes=options.max_bytes)
     source = _source(options)
     if options.dry_run:
-        check_destination(folder, NewShards((options.name,), source.classes, overwrite=options.overwrite))
-        first, shards = source[0], shards_needed(len(source), options)
-        print(f"Would write {len(source)} samples to {shards}: {folder / options.name}-000000.tar, ...")
-        print(f"First sample: key {first.key}, target {first.target}.")
-        print_histogram(source.targets.tolist(), source.classes)
+        fields = Fields(EXTENSIONS, "cls" if source.labeled else None)
+        check_destination(folder, NewShards((options.name,), source.classes, fields, overwrite=options.overwrite))
+        _print_plan(source, folder, options)
         return
     index = pack(
         source,
@@ -66,24 +81,56 @@ def _pack(options: argparse.Namespace) -> None:
     print_totals(index)
 
 
+def _print_plan(source: SampleSource, folder: Path, options: argparse.Namespace) -> None:
+    members = _read_all(source) if options.member or options.masks else {}
+    first, shards = source[0], shards_needed(len(source), options)
+    print(f"Would write {len(source)} samples to {shards}: {folder / options.name}-000000.tar, ...")
+    print(f"First sample: key {first.key}, {'no target' if first.target is None else f'target {first.target}'}.")
+    for extension, count in members.items():
+        print(f"  member {extension}: {count}")
+    if source.targets is not None:
+        print_histogram(source.targets.tolist(), source.classes)
+
+
+def _read_all(source: SampleSource) -> Counter[str]:
+    """Read every sample and count its further members; an error says how many cannot be read."""
+    from tqdm import tqdm
+
+    members: Counter[str] = Counter()
+    first, faults = "", 0
+    for position in tqdm(range(len(source)), desc="Reading", unit=" samples"):
+        try:
+            members.update(source[position].extra.keys())
+        except InputError as error:
+            first, faults = first or str(error), faults + 1
+    if faults:
+        raise InputError(f"{first} Such faults are in {faults} of {len(source)} samples.")
+    return members
+
+
 def _source(options: argparse.Namespace) -> SampleSource:
     from lightning_robust.shards import sources
 
     source = Path(options.source)
     kind = options.format if options.format != "auto" else _guess(source)
-    if options.classes and kind not in ("folder", *_LISTS):
-        raise InputError(f"--classes belongs to folders and lists; a source of format {kind} has its own classes.")
+    _check_options(options, kind)
     classes = Path(options.classes).read_text(encoding="utf-8").splitlines() if options.classes else None
     if kind in _LISTS:
         read = {"csv": sources.csv_list, "jsonl": sources.jsonl_list, "parquet": sources.parquet_list}[kind]
-        return read(source, image_column=options.image_column, label_column=options.label_column, classes=classes)
+        return read(
+            source,
+            image_column=options.image_column,
+            label_column=None if options.no_labels else options.label_column,
+            members=dict(options.member or ()),
+            classes=classes,
+        )
     if kind == "cifar":
         return sources.cifar_binary(source, options.split, labels=options.labels)
     if kind == "svhn":
         return sources.svhn_mat(source, options.split)
     if kind == "tinyimagenet":
         return sources.tiny_image_net(source, options.split)
-    found = sources.image_folder(source, classes=classes)
+    found = sources.image_folder(source, classes=classes, labeled=not options.no_labels, masks=options.masks)
     if found.classes is not None and len(found.classes) > 1 and _SPLITS.issuperset(found.classes):
         print(
             f"warning: the subfolders {', '.join(found.classes)} of {source} are taken for classes. If they are "
@@ -91,6 +138,20 @@ def _source(options: argparse.Namespace) -> SampleSource:
             file=sys.stderr,
         )
     return found
+
+
+def _check_options(options: argparse.Namespace, kind: str) -> None:
+    if options.classes and kind not in ("folder", *_LISTS):
+        raise InputError(f"--classes belongs to folders and lists; a source of format {kind} has its own classes.")
+    if options.no_labels and kind not in ("folder", *_LISTS):
+        raise InputError(f"--no-labels belongs to folders and lists; a source of format {kind} has labels.")
+    if options.member and kind not in _LISTS:
+        raise InputError(f"--member names a column of a list, and a source of format {kind} has none.")
+    if options.masks and kind != "folder":
+        raise InputError(f"--masks belongs to image folders; the source is of format {kind}. Lists take --member.")
+    twice = [extension for extension, count in Counter(name for name, _ in options.member or ()).items() if count > 1]
+    if twice:
+        raise InputError(f"--member {twice[0]}=... is given twice; a sample has one member of an extension.")
 
 
 def _guess(source: Path) -> str:

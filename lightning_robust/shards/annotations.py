@@ -34,13 +34,14 @@ class _Header(NamedTuple):
     interlacing: int
 
 
-def decode_mask(data: bytes, *, where: str = "", max_pixels: int = MAX_PIXELS) -> Mask:
+def decode_mask(data: bytes, *, where: str = "", max_pixels: int = MAX_PIXELS, remedy: str = "Pack it again.") -> Mask:
     """Decode a PNG of one channel to the numbers that it stores; of a palette PNG, to the numbers of its colors.
 
     Args:
         data: the PNG: gray of 1 to 16 bits, or with a palette.
         where: names the mask in an error.
         max_pixels: a mask whose header claims more is refused before decoding.
+        remedy: what an error says to do about a damaged one.
 
     Returns:
         uint8, or uint16 for 16 bits; shape (H, W).
@@ -54,7 +55,7 @@ def decode_mask(data: bytes, *, where: str = "", max_pixels: int = MAX_PIXELS) -
     try:
         header, pixels = _read_png(data)
     except ValueError as error:
-        raise ShardError(f"{named} ({len(data)} bytes) cannot be decoded: {error}. Pack it again.") from None
+        raise ShardError(f"{named} ({len(data)} bytes) cannot be decoded: {error}. {remedy}") from None
     if header.color not in (_GRAY, _PALETTE):
         found = _COLORS.get(header.color, f"PNG color type {header.color}")
         raise ShardError(f"{named} is {found}; expected one channel, or a palette, whose numbers are the classes.")
@@ -63,19 +64,20 @@ def decode_mask(data: bytes, *, where: str = "", max_pixels: int = MAX_PIXELS) -
     try:
         mask: Mask | None = cv2.imdecode(np.frombuffer(_as_gray(header, pixels), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise ShardError(f"{named} ({len(data)} bytes) cannot be decoded: {error.err}. Pack it again.") from None
+        raise ShardError(f"{named} ({len(data)} bytes) cannot be decoded: {error.err}. {remedy}") from None
     if mask is None or mask.shape != (header.height, header.width):
-        raise ShardError(f"{named} ({len(data)} bytes) cannot be decoded: it is damaged. Pack it again.")
+        raise ShardError(f"{named} ({len(data)} bytes) cannot be decoded: it is damaged. {remedy}")
     # decoders stretch gray of fewer than 8 bits to the whole range
     return mask if header.depth >= 8 else mask // (255 // ((1 << header.depth) - 1))
 
 
-def parse_json(data: bytes, *, where: str = "") -> Any:
+def parse_json(data: bytes, *, where: str = "", remedy: str = "Pack it again.") -> Any:
     """Parse a JSON document.
 
     Args:
         data: the document, of at most :data:`MAX_JSON_BYTES`.
         where: names the document in an error.
+        remedy: what an error says to do about a damaged one.
 
     Raises:
         ShardError: the bytes are no JSON (NaN and infinities are none either), are too many, or nest deeper than
@@ -90,7 +92,7 @@ def parse_json(data: bytes, *, where: str = "") -> Any:
     except RecursionError:
         raise ShardError(too_deep) from None
     except ValueError as error:
-        raise ShardError(f"{named} is not JSON: {error}. Pack it again.") from None
+        raise ShardError(f"{named} is not JSON: {error}. {remedy}") from None
     if not _is_shallow(value):
         raise ShardError(too_deep)
     return value

@@ -45,6 +45,15 @@ class Sample:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+def check_extension(extension: str, whose: str = "") -> None:
+    """Check that an extra member may have this extension; ``whose`` names its sample in the error."""
+    if not _EXTENSION.fullmatch(extension) or extension in (*EXTENSIONS, "cls"):
+        raise InputError(
+            f"The extra member {extension!r}{whose} must be made of small letters, digits, '_', '-' and dots, and not "
+            "be taken for its image or class number: for example 'seg.png', 'boxes.json'."
+        )
+
+
 class ShardWriter:
     """Distributes samples over tar files in a folder."""
 
@@ -140,11 +149,7 @@ def _encoded_extra(sample: Sample) -> dict[str, bytes]:
     encoded = {}
     for extension, value in sample.extra.items():
         name = f"{sample.key}.{extension}"
-        if not _EXTENSION.fullmatch(extension) or extension in (*EXTENSIONS, "cls"):
-            raise InputError(
-                f"The extra member {extension!r} of sample {sample.key!r} must be made of small letters, digits, '_', "
-                "'-' and dots, and not be taken for its image or class number: for example 'seg.png', 'boxes.json'."
-            )
+        check_extension(extension, f" of sample {sample.key!r}")
         if len(name) > _MAX_NAME:
             raise InputError(
                 f"The name {name!r} has {len(name)} characters; a tar header has {_MAX_NAME} bytes for it."

@@ -40,10 +40,13 @@ class ArraySamples(SampleSource):
                 "or (N, H, W, 3)."
             )
         super().__init__(targets, classes)
-        if len(self.targets) != len(images):
-            raise InputError(f"There are {len(images)} images and {len(self.targets)} targets; expected as many.")
+        if np.size(targets) != len(images):
+            raise InputError(f"There are {len(images)} images and {np.size(targets)} targets; expected as many.")
         self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def make(self, position: int) -> Sample:
         """Make the sample at a position; its key is the position."""
-        return Sample(f"{position:08d}", self.images[position], int(self.targets[position]))
+        return Sample(f"{position:08d}", self.images[position], self.target(position))

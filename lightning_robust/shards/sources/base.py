@@ -17,16 +17,19 @@ class SampleSource(Sequence[Sample]):
     """A sequence of samples that are made when they are asked for.
 
     Args:
-        targets: class number of each sample.
+        targets: class number of each sample; None in a set without class numbers.
         classes: names of the classes, if there are any.
 
     Raises:
         InputError: there are no samples, or a target is not a class.
     """
 
-    def __init__(self, targets: npt.ArrayLike, classes: Sequence[str] | None) -> None:
-        self.targets: npt.NDArray[np.int64] = np.asarray(targets, dtype=np.int64)
+    def __init__(self, targets: npt.ArrayLike | None, classes: Sequence[str] | None) -> None:
+        self.targets: npt.NDArray[np.int64] | None = None
         self.classes = None if classes is None else tuple(classes)
+        if targets is None:
+            return
+        self.targets = np.asarray(targets, dtype=np.int64)
         if self.targets.ndim != 1 or len(self.targets) == 0:
             raise InputError(f"Targets of shape {self.targets.shape} were found, expected one for each of 1 or more.")
         limit = np.inf if classes is None else len(classes)
@@ -42,12 +45,18 @@ class SampleSource(Sequence[Sample]):
     def make(self, position: int) -> Sample:
         """Make the sample at a position in [0, len(self))."""
 
+    @property
+    def labeled(self) -> bool:
+        """Whether the samples have class numbers."""
+        return self.targets is not None
+
+    def target(self, position: int) -> int | None:
+        """Class number of a sample, if it has one."""
+        return None if self.targets is None else int(self.targets[position])
+
     def describe(self, position: int) -> str:
         """Name a sample for a message."""
         return f"sample {position}"
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     @overload
     def __getitem__(self, position: int) -> Sample: ...
