@@ -118,6 +118,7 @@ def test_members_stand_beside_labels(write, read, home):
     [
         ("mask", None, r"the member 'seg\.png' is missing: the column 'mask' is empty"),
         ("mask", "masks/none.png", r"the member 'seg\.png' \('masks/none\.png'\) is missing: there is no file"),
+        ("mask", "x" * 5000, r"the member 'seg\.png' \('x+\) cannot be read: File name too long\. Correct the list"),
         ("annotation", None, r"the member 'boxes\.json' is missing"),
     ],
 )
@@ -172,6 +173,7 @@ def test_values_that_are_no_json(write, read, value, said, home):
         (b"", "no PNG begins with"),
         (None, "cannot be read: No such file"),
     ],
+    ids=["color", "size", "cut", "empty", "gone"],
 )
 def test_masks_that_are_none_are_found_in_their_turn(data, said, home):
     source = jsonl_list(_write_jsonl(home / "list.jsonl", _rows(home)), label_column=None, members=MEMBERS)
@@ -183,6 +185,14 @@ def test_masks_that_are_none_are_found_in_their_turn(data, said, home):
     ):
         pack(source, home / "set")
     assert not list((home / "set").glob("*.tar"))
+
+
+def test_a_value_in_the_place_of_a_path(home):
+    path = _write_jsonl(home / "list", _rows(home))
+    with pytest.raises(
+        InputError, match=r"line 1: the member 'a\.txt': the column 'annotation' holds \{'boxes': .* path"
+    ):
+        jsonl_list(path, label_column=None, members={"a.txt": "annotation"})
 
 
 def test_options_that_cannot_be(home):

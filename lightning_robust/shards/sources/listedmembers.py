@@ -95,10 +95,16 @@ class ListedMembers:
         if _is_json(extension):
             return self._json(value, here)
         if not isinstance(value, str):
-            raise InputError(f"{here}: the column {column!r} holds {value!r}, expected the path of a file. {_REMEDY}")
-        path = self._file.parent / value
-        if not path.is_file():
-            raise InputError(f"{self._named(where, extension, value)} is missing: there is no file {str(path)!r}.")
+            raise InputError(
+                f"{here}: the column {column!r} holds {value!r:.80}, expected the path of a file. {_REMEDY}"
+            )
+        path, here = self._file.parent / value, self._named(where, extension, value)
+        try:
+            found = path.is_file()
+        except OSError as error:  # such as a value that is too long for a path
+            raise InputError(f"{here} cannot be read: {error.strerror}. {_REMEDY}") from error
+        if not found:
+            raise InputError(f"{here} is missing: there is no file {str(path)!r}.")
         return value
 
     def _json(self, value: Any, here: str) -> Any:
@@ -114,7 +120,7 @@ class ListedMembers:
         return parsed
 
     def _named(self, where: str, extension: str, path: str = "") -> str:
-        return f"{str(self._file)!r}, {where}: the member {extension!r}" + (f" ({path!r})" if path else "")
+        return f"{str(self._file)!r}, {where}: the member {extension!r}" + (f" ({path!r:.200})" if path else "")
 
 
 def _is_json(extension: str) -> bool:
