@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from lightning_robust.datamodules.shard_data_module import ShardDataModule
 
 
-def train_loader(data: ShardDataModule, *, shuffle: bool) -> ShardLoader | BestEffortLoader:
+def train_loader(
+    data: ShardDataModule, *, shuffle: bool, former: ShardLoader | BestEffortLoader | None
+) -> ShardLoader | BestEffortLoader:
     """Loader of the training set.
 
     Args:
         data: the data module.
         shuffle: whether every epoch has its own order.
+        former: the loader that it takes the place of.
     """
     settings: dict[str, Any] = {
         "batch_size": data.batch_size,
@@ -31,7 +34,7 @@ def train_loader(data: ShardDataModule, *, shuffle: bool) -> ShardLoader | BestE
         drawn = {"balance": data.balance, "mix": data.mix, "streams": data.streams} if shuffle else {}
         loader = _exact(data, "train", **settings, **drawn)
         if data.trainer is not None:
-            recount_in(data.trainer, loader)
+            recount_in(data.trainer, loader, former.recount if isinstance(former, ShardLoader) else None)
         return loader
     return _best_effort(data, "train", epoch_batches=data.epoch_batches, shuffle_buffer=data.shuffle_buffer, **settings)
 

@@ -17,7 +17,7 @@ from lightning_robust.datamodules.options import (
     checked_transform,
 )
 from lightning_robust.datamodules.readahead import ReadAhead
-from lightning_robust.datamodules.resuming import STATE_VERSION, Recount, check_order, resumed_position
+from lightning_robust.datamodules.resuming import STATE_VERSION, Recount, check_form, check_order, resumed_position
 from lightning_robust.datamodules.scheme import make_scheme
 from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
 from lightning_robust.datamodules.target_values import unpack_targets
@@ -209,6 +209,7 @@ class ShardLoader:
         Raises:
             InputError: if the state belongs to other shards or to another order of batches.
         """
+        check_form(state)
         if state["fingerprint"] != self.index.fingerprint:
             raise InputError(
                 f"The checkpoint was made on {state['data']} and the run reads {self._describe()}: resume on the same "
@@ -220,6 +221,7 @@ class ShardLoader:
     def close(self) -> None:
         """Stop the workers, and with them a pass that is under way; a later pass starts new ones."""
         self._pass += 1
+        self.recount = None
         self._pool.close()
         if self._ahead is not None:
             self._ahead.close()

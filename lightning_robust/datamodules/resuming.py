@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 STATE_VERSION = 1
 _GLOBAL_BATCH = "global_batch_size"
+_KEYS = ("version", "data", "fingerprint", "order", "epoch", "consumed")
 
 
 class Recount(NamedTuple):
@@ -21,6 +22,20 @@ class Recount(NamedTuple):
 
     before: int
     now: int
+
+
+def check_form(state: dict[str, Any]) -> None:
+    """Check that something is a state of a loader at all.
+
+    Raises:
+        InputError: naming what it lacks.
+    """
+    missing = [key for key in _KEYS if key not in state]
+    if missing:
+        raise InputError(
+            f"This is no state of a ShardLoader, since it lacks {', '.join(missing)}: give what state_dict() of one "
+            "returned."
+        )
 
 
 def check_order(state: dict[str, Any], plan: LoaderPlan, *, any_batch_size: bool) -> None:
@@ -37,7 +52,7 @@ def check_order(state: dict[str, Any], plan: LoaderPlan, *, any_batch_size: bool
     found, own = state["order"], plan.settings()
     changed = [key for key in own if found.get(key) != own[key]]
     remedy = "use the same settings (the batch size of all ranks together counts)"
-    if any_batch_size and changed == [_GLOBAL_BATCH]:
+    if any_batch_size and plan.train and changed == [_GLOBAL_BATCH]:
         if plan.scheme is None:
             changed = []
         remedy = (
@@ -74,7 +89,7 @@ def resumed_position(state: dict[str, Any], plan: LoaderPlan) -> tuple[int, Reco
     return consumed, Recount(before, plan.done(consumed))
 
 
-def recount_in(trainer: Any, loader: ShardLoader) -> None:
+def recount_in(trainer: Any, loader: ShardLoader, pending: Recount | None) -> None:
     """Let a Trainer resume with another batch size, and count the epoch that it goes on with in batches of that size.
 
     By its own count the epoch would end too early, or never come to its validation.
@@ -82,8 +97,9 @@ def recount_in(trainer: Any, loader: ShardLoader) -> None:
     Args:
         trainer: the Trainer.
         loader: its training loader.
+        pending: what a loader still had to say in whose place it comes, as when a Trainer reloads it for an epoch.
     """
-    loader.any_batch_size = True
+    loader.any_batch_size, loader.recount = True, pending
     # a Trainer tells the epoch when it has restored its counts and not used them yet
     loader.sampler.when_set = functools.partial(_recount, trainer, loader)
 

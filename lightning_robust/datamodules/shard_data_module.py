@@ -198,7 +198,8 @@ class ShardDataModule(OwnTrainerDataModule):
     def train_dataloader(self) -> ShardLoader | BestEffortLoader:
         """Shuffled full batches; in a fixed order under ``overfit_batches``."""
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        loader = self._loaders["train"] = train_loader(self, shuffle=not overfit)
+        former = self._loaders.get("train")
+        loader = self._loaders["train"] = train_loader(self, shuffle=not overfit, former=former)
         loader.skipped = self.skipped
         resume_from, self._resume_from = self._resume_from, None
         if resume_from is not None:

@@ -11,28 +11,28 @@ from lightning_robust.datamodules.plan import Draws, EpochOrder
 from lightning_robust.errors import InputError
 
 
-def check_streams(streams: int, global_batch: int, *, drawn: bool) -> None:
+def check_streams(streams: int, global_batch: int, *, whole: bool) -> None:
     """Refuse a number of streams that no global batch can be drawn from.
 
     Args:
         streams: their number.
         global_batch: samples of one batch of all ranks together.
-        drawn: whether the samples are drawn by class or by source.
+        whole: whether this is training that takes each sample once in an epoch, in an order of its own.
 
     Raises:
         InputError: naming the number, and what does not go with it.
     """
     if streams < 1:
         raise InputError(f"streams={streams} reads nothing: give 1 or more.")
+    if streams > 1 and not whole:
+        raise InputError(
+            f"streams={streams} is for shuffled training that takes each sample once in an epoch: leave balance and "
+            "mix out and shuffle on, or leave streams out."
+        )
     if global_batch % streams:
         raise InputError(
             f"streams={streams} cannot each give as much to a global batch of {global_batch} samples: give a number "
             "that divides batch_size x number of ranks, such as the number of machines."
-        )
-    if streams > 1 and drawn:
-        raise InputError(
-            f"streams={streams} goes with training that takes each sample once in an epoch: leave balance and mix out, "
-            "or streams."
         )
 
 

@@ -63,7 +63,7 @@ class LoaderPlan:
 
     def __post_init__(self) -> None:
         check_window(self.window)
-        check_streams(self.streams, self.global_batch, drawn=self.scheme is not None)
+        check_streams(self.streams, self.global_batch, whole=self.shuffle and self.scheme is None)
         _ = self.batches
 
     @property
@@ -113,6 +113,8 @@ class LoaderPlan:
             "shuffle_window": self.window,
             "shuffle": self.shuffle,
             "global_batch_size": self.global_batch,
+            # training is the same for any ranks that fill a batch together
+            "ranks": None if self.train else self.world,
             "streams": self.streams,
             "balance": None,
             "mix": None,

@@ -70,23 +70,22 @@ def test_the_rest_of_an_epoch_is_read_in_batches_of_another_size(index, before, 
 
 @given(sizes=st.lists(SIZES, min_size=3, max_size=3), data=st.data())
 def test_an_epoch_may_change_its_batches_more_than_once(index, sizes, data):
-    first, second, third = sizes
-    state, seen = _taken(index, *first, data.draw(st.integers(0, SAMPLES // (first[0] * first[1]))))
-    loader = ShardLoader(index, batch_size=second[0] * second[1])
+    first, second, third = (batch_size * world for batch_size, world in sizes)
+    state, seen = _taken(index, *sizes[0], data.draw(st.integers(0, SAMPLES // first - 1), label="first"))
+    left = (SAMPLES - len(seen)) // second
+    loader = ShardLoader(index, batch_size=second)
     loader.any_batch_size = True
     loader.load_state_dict(state)
-    left = sum(1 for _ in loader)
-    again = ShardLoader(index, batch_size=second[0] * second[1])
-    again.any_batch_size = True
-    again.load_state_dict(state)
-    running = iter(again)
-    for _ in range(data.draw(st.integers(0, max(0, left - 2)))):
+    running = iter(loader)
+    for _ in range(data.draw(st.integers(0, left), label="second")):
         seen |= set(next(running).ids.tolist())
-    rest, _ = _rest(index, again.state_dict(), *third)
-    read = list(chain.from_iterable(rest))
-    assert len(read) == len(set(read))
-    if len(rest) > 1:
-        assert not seen & set(read)
+    rest, _ = _rest(index, loader.state_dict(), *sizes[2])
+    order = EpochOrder(index.counts, seed=0, epoch=3, window=16).ids(0, SAMPLES).tolist()
+    if left == 0 or (SAMPLES - len(seen)) // second == 0:
+        return  # it came to the end of its epoch, or to the batch that is filled up
+    assert seen == set(order[: len(seen)])
+    whole = order[len(seen) :][: (SAMPLES - len(seen)) // third * third]
+    assert list(chain.from_iterable(rest)) == (whole or order[-third:])
 
 
 def test_a_new_epoch_after_it_is_whole(index):
@@ -96,6 +95,22 @@ def test_a_new_epoch_after_it_is_whole(index):
     loader.load_state_dict(state)
     assert [sum(1 for _ in loader), sum(1 for _ in loader)] == [(SAMPLES - 36) // 8, SAMPLES // 8]
     assert len(loader) == SAMPLES // 8
+
+
+def test_what_is_no_state_is_refused(index):
+    with pytest.raises(InputError, match="no state of a ShardLoader, since it lacks version, data"):
+        ShardLoader(index, batch_size=12).load_state_dict({})
+
+
+def test_an_evaluation_goes_on_with_the_same_ranks_and_batches_alone(index):
+    def loader(batch_size, world):
+        return ShardLoader(index, purpose="evaluate", batch_size=batch_size, world=world)
+
+    for batch_size, world in ((6, 2), (5, 1)):
+        resumed = loader(batch_size, world)
+        resumed.any_batch_size = True
+        with pytest.raises(InputError, match=r"ranks=|global_batch_size="):
+            resumed.load_state_dict(loader(12, 1).state_dict())
 
 
 def test_it_has_to_be_asked_for(index):
@@ -221,6 +236,17 @@ def test_limits_count_batches_of_the_present_size(shards, checkpoints, tmp_path,
     resumed, _ = _fit(tmp_path, shards, 5, ckpt_path=checkpoint, limit_train_batches=limit, max_epochs=1)
     assert [e for e, _, _ in resumed.seen] == [0] * batches
     assert resumed.validated == [(0, i) for i in range(SAMPLES)]
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
+@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("batch_size", [5, 12, 30])
+def test_loaders_that_are_made_anew_for_each_epoch_are_counted_too(shards, checkpoints, tmp_path, batch_size, step):
+    path, _ = checkpoints
+    settings = {"ckpt_path": path / f"step={step}.ckpt", "reload_dataloaders_every_n_epochs": 1}
+    resumed, _ = _fit(tmp_path, shards, batch_size, **settings)
+    for epoch in (1, 2):
+        assert [b for e, b, _ in resumed.seen if e == epoch] == [*range(SAMPLES // batch_size)]
 
 
 @pytest.mark.ddp

@@ -139,7 +139,9 @@ def test_a_state_of_other_streams_is_refused(index):
     [
         ({"streams": 0}, "streams=0 reads nothing"),
         ({"streams": 5}, "streams=5 cannot each give as much to a global batch of 12 samples"),
-        ({"streams": 3, "balance": "class"}, "streams=3 goes with training that takes each sample once"),
+        ({"streams": 3, "balance": "class"}, "streams=3 is for shuffled training that takes each sample once"),
+        ({"streams": 3, "shuffle": False}, "streams=3 is for shuffled training"),
+        ({"streams": 3, "purpose": "evaluate"}, "streams=3 is for shuffled training"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(index, settings, message):
