@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lightning_robust.shards.decode import MAX_PIXELS
+
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.integer[Any]]
 Size: TypeAlias = tuple[int, int]
@@ -31,7 +33,10 @@ def fit_image(image: Pixels, size: Size) -> Pixels:
     if (height, width) == size:
         return image
     scaled, top, left = _cover((height, width), size)
-    method = cv2.INTER_AREA if max(size[0] / height, size[1] / width) < 1 else cv2.INTER_LINEAR
+    enlarged = max(size[0] / height, size[1] / width) >= 1
+    if enlarged and scaled[0] * scaled[1] > MAX_PIXELS:
+        return _enlarged_part(image, scaled, top, left, size)
+    method = cv2.INTER_LINEAR if enlarged else cv2.INTER_AREA
     image = np.asarray(cv2.resize(image, scaled[::-1], interpolation=method), dtype=np.uint8)
     return image[top : top + size[0], left : left + size[1]]
 
@@ -41,8 +46,8 @@ def fit_mask(mask: Mask, size: Size) -> Mask:
     if mask.shape == size:
         return mask
     scaled, top, left = _cover((mask.shape[0], mask.shape[1]), size)
-    rows = _nearest(mask.shape[0], scaled[0])[top : top + size[0]]
-    columns = _nearest(mask.shape[1], scaled[1])[left : left + size[1]]
+    rows = _nearest(mask.shape[0], scaled[0], top, size[0])
+    columns = _nearest(mask.shape[1], scaled[1], left, size[1])
     return mask[rows[:, None], columns]
 
 
@@ -79,9 +84,35 @@ def _cover(image_size: Size, size: Size) -> tuple[Size, int, int]:
     return scaled, (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
 
 
-def _nearest(length: int, scaled: int) -> npt.NDArray[np.int64]:
-    """For each pixel of a scaled line, the one whose center is nearest.
+def _enlarged_part(image: Pixels, scaled: Size, top: int, left: int, size: Size) -> Pixels:
+    """The part of an enlarged image that the crop leaves, from those pixels alone that it needs.
+
+    A line of pixels, a few hundred bytes as a file, would take gigabytes where it is made as high as ``size``. Other
+    images go through OpenCV, which is faster; its numbers are up to 1 from these.
+    """
+    above, below, down = _neighbors(image.shape[0], scaled[0], top, size[0])
+    before, after, right = _neighbors(image.shape[1], scaled[1], left, size[1])
+    lines = [
+        image[row[:, None], before] * (1 - right)[:, None] + image[row[:, None], after] * right[:, None]
+        for row in (above, below)
+    ]
+    return np.rint(lines[0] * (1 - down)[:, None, None] + lines[1] * down[:, None, None]).astype(np.uint8)
+
+
+def _neighbors(
+    length: int, scaled: int, start: int, count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For ``count`` pixels of an enlarged line, the two whose centers it lies between, and the weight of the second."""
+    center = (np.arange(start, start + count) + 0.5) * length / scaled - 0.5
+    low = np.floor(center).astype(np.int64)
+    return low.clip(0), (low + 1).clip(max=length - 1), (center - low).astype(np.float32)
+
+
+def _nearest(length: int, scaled: int, start: int, count: int) -> npt.NDArray[np.int64]:
+    """For ``count`` pixels of a scaled line, from ``start`` on, the one whose center is nearest.
 
     cv2.INTER_NEAREST takes the one at the left edge instead, which shifts a mask against its image.
     """
-    return (2 * np.arange(scaled, dtype=np.int64) + 1) * length // (2 * scaled)
+    # the first in whole numbers of any size: in those of NumPy the product may overflow
+    first, rest = divmod((2 * start + 1) * length, 2 * scaled)
+    return first + (rest + 2 * length * np.arange(count, dtype=np.int64)) // (2 * scaled)

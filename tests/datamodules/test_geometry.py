@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_robust.datamodules import geometry
 from lightning_robust.datamodules.geometry import Boxes, clip_boxes, fit_boxes, fit_image, fit_mask
+from lightning_robust.shards.decode import MAX_PIXELS
 
 sides = st.integers(3, 24)
 sizes = st.tuples(sides, sides)
@@ -75,15 +77,58 @@ def test_boxes_are_scaled_cropped_and_dropped(image_size, size, data):
         np.testing.assert_allclose(box, expected[label][1], atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (24, 16), (5, 20), (32, 32)])
-def test_image_mask_and_box_stay_together(size):
+def _center(weights):
+    """Center (x, y) of what is bright."""
+    rows, columns = np.indices(weights.shape) + 0.5
+    return np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
+
+
+def _shown(size):
+    """Image, mask and box of one thing, 8 x 6 pixels of 24 x 16, brought to a size."""
     image, mask = np.zeros((16, 24, 3), np.uint8), np.zeros((16, 24), np.uint8)
     image[6:12, 8:16], mask[6:12, 8:16] = 255, 1
     box = fit_boxes(Boxes(np.array([[8, 6, 16, 12]], np.float32), np.array([1])), (16, 24), size).boxes[0]
-    rows, columns = np.nonzero(fit_mask(mask, size))
-    np.testing.assert_allclose(box, [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], atol=0.6)
-    bright = fit_image(image, size)[..., 0] > 127
-    assert (bright != fit_mask(mask, size)).mean() < 0.1
+    return fit_image(image, size)[..., 0], fit_mask(mask, size), box
+
+
+@pytest.mark.parametrize("size", [(8, 8), (32, 32), (32, 40), (24, 16), (12, 20)])
+def test_the_image_is_where_the_box_is(size):
+    image, _, box = _shown(size)
+    np.testing.assert_allclose(_center(image.astype(float)), (box[:2] + box[2:]) / 2, atol=0.05)
+
+
+# scaled by 2 or 1/2, so that edges stay between pixels
+@pytest.mark.parametrize("size", [(8, 8), (32, 32), (32, 40)])
+def test_image_mask_and_box_stay_together(size):
+    image, mask, box = _shown(size)
+    rows, columns = np.nonzero(mask)
+    np.testing.assert_array_equal(box, [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    np.testing.assert_array_equal(image > 127, mask == 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(image_size=st.tuples(st.integers(1, 24), st.integers(1, 24)), size=sizes, seed=st.integers(0, 99))
+def test_a_part_that_is_enlarged_alone_is_that_of_the_whole(image_size, size, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (*image_size, 3), dtype=np.uint8)
+    whole = fit_image(image, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geometry, "MAX_PIXELS", 0)
+        part = fit_image(image, size)
+    assert (part.dtype, part.shape) == (np.uint8, (*size, 3))
+    np.testing.assert_allclose(part.astype(int), whole.astype(int), atol=1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_of_pixels_takes_no_more_than_it_holds(turned):
+    image, middle = np.zeros((1, MAX_PIXELS, 3), np.uint8), MAX_PIXELS // 2
+    image[:, middle] = 200
+    found = fit_image(image.transpose(1, 0, 2) if turned else image, (8, 8))
+    between = np.rint(200 * (np.arange(8) + 0.5) / 8)
+    np.testing.assert_array_equal(found[..., 0], np.tile(between, (8, 1)).T if turned else np.tile(between, (8, 1)))
+    mask = np.zeros((1, MAX_PIXELS), np.uint8)
+    mask[:, middle] = 1
+    found = fit_mask(mask.T if turned else mask, (8, 4096) if turned else (4096, 8))
+    np.testing.assert_array_equal(found.T if turned else found, [[0] * 4 + [1] * 4] * 4096)
 
 
 def test_what_has_the_size_already_is_not_copied():
