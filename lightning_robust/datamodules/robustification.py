@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
-import torch.distributed as dist
 from tqdm import tqdm
 
-from lightning_robust.errors import RobustError
+from lightning_robust.datamodules.together import together
 from lightning_robust.shards.paths import Shards
 from lightning_robust.shards.remote import RemoteOptions
 from lightning_robust.shards.robustify_job import Job
@@ -33,7 +32,8 @@ class Robustification(pl.LightningModule):
 
     After a step the ranks tell each other how it went, so that an error of one ends the run on all of them; what was
     finished is kept. A step lasts as long as the longest of its shards; therefore those with as many samples share one.
-    All machines must see source and destination under the same paths.
+    It may last longer than the time-out of the process group: one rank waits for another as long as that shows signs of
+    life. All machines must see source and destination under the same paths.
 
     Args:
         source: shards as :func:`lightning_robust.shards.open_index` takes them, or a folder of class folders of images.
@@ -77,10 +77,10 @@ class Robustification(pl.LightningModule):
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """List what is left to do; the ranks look for it together, and agree on it."""
-        self._together(self._plan)
+        self._together(lambda _: self._plan())
         # one rank makes the folder: to another, half of what is in it would look like somebody else's
-        self._together(self._begin)
-        left = self._together(self._left)
+        self._together(lambda _: self._begin())
+        left = self._together(lambda _: self._left())
         self._units = [self._units[position] for position in sorted(itertools.chain.from_iterable(left))]
 
     def predict_dataloader(self) -> range:
@@ -100,7 +100,7 @@ class Robustification(pl.LightningModule):
 
     def predict_step(self, batch: int) -> int:
         """Sharpen the unit at a position, if there is one; returns how many images it holds."""
-        done = self._together(lambda: self._sharpen(batch))
+        done = self._together(lambda stay: self._sharpen(batch, stay))
         own = done[self.global_rank]
         if self._bar is not None:
             self._bar.update(sum(done) - own)
@@ -109,7 +109,7 @@ class Robustification(pl.LightningModule):
     def on_predict_end(self) -> None:
         """Write index and manifest on rank 0, while the others wait."""
         self._close_bar()
-        first, *_ = self._together(self._finish)
+        first, *_ = self._together(lambda _: self._finish())
         self.manifest = first
 
     def _plan(self) -> None:
@@ -128,46 +128,28 @@ class Robustification(pl.LightningModule):
         share = range(self.global_rank, len(self._units), self.trainer.world_size)
         return [position for position in share if not self._job.is_done(self._units[position].name)]
 
-    def _sharpen(self, position: int) -> int:
+    def _sharpen(self, position: int, stay: Callable[[], None]) -> int:
         if position >= len(self._units):
             return 0
         unit = self._units[position]
-        sharpen_unit(unit, self.sharpening, self._job, lambda: self._bar and self._bar.update())
+
+        def advance() -> None:
+            stay()
+            if self._bar is not None:
+                self._bar.update()
+
+        sharpen_unit(unit, self.sharpening, self._job, advance)
         return unit.samples
 
     def _finish(self) -> dict[str, Any] | None:
         return finish_robustify(self.destination) if self.trainer.is_global_zero else None
 
-    def _together(self, work: Callable[[], _Result]) -> list[_Result]:
-        """Do something on every rank; return what each returned, or raise on all of them what one raised."""
-        error: Exception | None = None
-        result: Any = None
+    def _together(self, work: Callable[[Callable[[], None]], _Result]) -> list[_Result]:
         try:
-            result = work()
-        except Exception as found:
-            error = found
-        outcomes = self._gathered((None if error is None else str(error) or repr(error), result))
-        failed = [(rank, message) for rank, (message, _) in enumerate(outcomes) if message is not None]
-        if failed:
+            return together(work, self.trainer.world_size)
+        except Exception:
             self._close_bar()
-            rank, message = failed[0]
-            raise error or RobustError(f"Process {rank} of {len(outcomes)} stopped: {message}")
-        return [result for _, result in outcomes]
-
-    def _gathered(self, own: tuple[str | None, Any]) -> list[tuple[str | None, Any]]:
-        world = self.trainer.world_size
-        if world == 1:
-            return [own]
-        everyone: list[Any] = [None] * world
-        try:
-            dist.all_gather_object(everyone, own)
-        except RuntimeError as error:
-            self._close_bar()
-            raise RobustError(
-                "Another process is gone, or did not answer in time. What was finished is kept: run the same command "
-                "again."
-            ) from error
-        return everyone
+            raise
 
     def _close_bar(self) -> None:
         if self._bar is not None:

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy
 from support.processes import own_environment
 from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException
 
@@ -47,12 +50,11 @@ def _trainer(*, devices=1, **options):
     return pl.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy="ddp_fork" if devices > 1 else "auto",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
+        **{"strategy": "ddp_fork" if devices > 1 else "auto"} | options,
     )
 
 
@@ -190,6 +192,27 @@ def test_a_killed_rank_ends_the_other_and_no_shard_is_done_twice(tmp_path, sourc
     ranks, shards = zip(*(name.split() for name in noted()), strict=True)
     assert set(ranks) == {"0", "1"}
     assert len(set(shards)) == len(shards)
+    assert _files(tmp_path / "out") == whole
+
+
+@pytest.mark.ddp
+def test_a_unit_and_an_end_that_last_longer_than_the_time_out(tmp_path, source, whole, monkeypatch):
+    limit, finish = timedelta(seconds=4), robustification.finish_robustify
+
+    def last(rank=0, unit="shard-000002.tar"):
+        if unit == "shard-000002.tar":
+            threading.Event().wait(1.2 * limit.total_seconds())
+
+    def slow_finish(destination):
+        last()
+        return finish(destination)
+
+    noted = _spy(monkeypatch, tmp_path, last)
+    monkeypatch.setattr(robustification, "finish_robustify", slow_finish)
+    module = Robustification(source, tmp_path / "out", sharpening=SHARPENING)
+    strategy = DDPStrategy(start_method="fork", timeout=limit)
+    _predict(module, devices=2, strategy=strategy)
+    assert len(noted()) == 3
     assert _files(tmp_path / "out") == whole
 
 
