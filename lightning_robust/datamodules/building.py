@@ -8,6 +8,7 @@ from lightning_robust.datamodules.best_effort import BestEffortLoader
 from lightning_robust.datamodules.loader import ShardLoader
 from lightning_robust.datamodules.resuming import recount_in
 from lightning_robust.datamodules.sets import SetName
+from lightning_robust.datamodules.targets import parse_targets
 
 if TYPE_CHECKING:
     from lightning_robust.datamodules.shard_data_module import ShardDataModule
@@ -56,7 +57,7 @@ def evaluation_loader(data: ShardDataModule, name: SetName) -> ShardLoader | Bes
 
 
 def _exact(data: ShardDataModule, name: SetName, **settings: Any) -> ShardLoader:
-    own = {"shuffle_window": data.shuffle_window, "targets": data.targets}
+    own = {"shuffle_window": data.shuffle_window, "targets": parse_targets(data.targets, data.label_key)}
     return ShardLoader(data.index(name), **(_common(data) | own | settings))
 
 

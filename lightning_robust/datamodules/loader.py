@@ -22,7 +22,7 @@ from lightning_robust.datamodules.scheme import make_scheme
 from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
 from lightning_robust.datamodules.target_values import unpack_targets
 from lightning_robust.datamodules.target_worker import make_maker
-from lightning_robust.datamodules.targets import TargetSettings, parse_targets
+from lightning_robust.datamodules.targets import Targets, TargetSettings, parse_targets
 from lightning_robust.datamodules.tasks import LoaderPlan
 from lightning_robust.datamodules.worker import Made, SampleTransform
 from lightning_robust.datamodules.worker_pool import WorkerPool
@@ -100,7 +100,7 @@ class ShardLoader:
         image_size: int | tuple[int, int] | None = None,
         sample_transform: SampleTransform | None = None,
         on_error: OnError = "raise",
-        targets: TargetSettings | None = None,
+        targets: TargetSettings | Targets | None = None,
         options: LoaderOptions = LoaderOptions(),
     ) -> None:
         check_arguments(batch_size, purpose, num_workers, rank, world)

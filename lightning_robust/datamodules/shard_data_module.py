@@ -141,7 +141,7 @@ class ShardDataModule(OwnTrainerDataModule):
         self.epoch_batches = epoch_batches
         self.shuffle_buffer = shuffle_buffer
         self.targets = targets
-        self._targets = parse_targets(targets)
+        self._targets = parse_targets(targets, label_key)
         check_batch_transform(batch_transform, self._targets)
         self.batch_ids: Tensor | None = None
         self.skipped: dict[Any, str] = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_robust.datamodules.geometry import Boxes, Mask, Size, clip_boxes
 from lightning_robust.datamodules.targets import Kind, Target, Targets
 from lightning_robust.errors import ShardError
-from lightning_robust.shards.annotations import decode_mask, parse_json
+from lightning_robust.shards.annotations import decode_mask, parse_class, parse_json
 
 Value: TypeAlias = Any
 
@@ -29,7 +29,7 @@ def decode_target(target: Target, data: bytes, image_size: Size, where: str) -> 
 
     Returns:
         For a mask, its numbers (H, W); for boxes, :class:`Boxes`; for multilabel, float32 (classes,), 1 for the classes
-        that are present; for JSON, the value.
+        that are present; for JSON, the value; for a class number, this.
 
     Raises:
         ShardError: it cannot be decoded, is not of the shape that it must be, or holds a class that is not one.
@@ -48,16 +48,17 @@ def unpack_targets(targets: Targets, packed: dict[str, Any] | None, class_number
     Args:
         targets: which they are.
         packed: those that were read from members, by :func:`pack_targets`.
-        class_numbers: of the samples.
+        class_numbers: of the samples, as the index has them.
 
     Returns:
         One value, or a dict of several by name. A value is, for masks, int64 (B, H, W); for boxes, a list of dicts with
         ``boxes``, float32 (N, 4), and ``labels``, int64 (N,); for multilabel, float32 (B, classes); for JSON, a list of
         values; for the class number, int64 (B,).
     """
+    packed = packed or {}
     return targets.unnamed(
         {
-            target.name: class_numbers if target.kind == "class" else _unpack(target, (packed or {})[target.name])
+            target.name: _unpack(target, packed[target.name]) if target.name in packed else class_numbers
             for target in targets.all
         }
     )
@@ -73,6 +74,8 @@ def _pack(target: Target, values: list[Value]) -> Any:
         return torch.from_numpy(masks if masks.dtype == np.uint8 else masks.astype(np.int32))
     if target.kind == "multilabel":
         return torch.from_numpy(np.stack(values))
+    if target.kind == "class":
+        return torch.tensor(values, dtype=torch.int64)
     if target.kind == "boxes":
         counts = [len(found.labels) for found in values]
         return np.concatenate([found.boxes for found in values]), np.concatenate([f.labels for f in values]), counts
@@ -154,6 +157,10 @@ def _json(target: Target, data: bytes, image_size: Size, where: str) -> Any:
     return parse_json(data, where=where)
 
 
+def _class_number(target: Target, data: bytes, image_size: Size, where: str) -> int:
+    return parse_class(data, where=where)
+
+
 def _corners(value: Any) -> npt.NDArray[np.float64] | None:
     """Boxes (N, 4) that JSON lists, or None if it lists something else."""
     # types first: numpy makes of mixed lists what it likes, of any size
@@ -192,4 +199,5 @@ _DECODERS: dict[Kind, Callable[[Target, bytes, Size, str], Value]] = {
     "boxes": _boxes,
     "multilabel": _multilabel,
     "json": _json,
+    "class": _class_number,
 }

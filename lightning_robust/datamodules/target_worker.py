@@ -89,7 +89,7 @@ def make_maker(index: ShardIndex, targets: Targets | None, **settings: Any) -> B
     """
     if targets is None:
         return BatchMaker(index, **settings)
-    targets.check_index(index)
+    targets = targets.of_index(index)
     check_sample_transform(settings["sample_transform"], targets)
     return TargetBatchMaker(index, targets=targets, **settings)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from lightning_robust.errors import InputError
@@ -25,7 +25,7 @@ class Target:
 
     Attributes:
         name: what the user calls it.
-        kind: how it is read; ``"class"`` is the class number in the index.
+        kind: how it is read.
         member: extension of the member that holds it.
         classes: number of classes; None takes any class number.
         ignore: a number in masks that is no class.
@@ -61,19 +61,25 @@ class Target:
 
 @dataclass(frozen=True)
 class Targets:
-    """All targets of a sample."""
+    """All targets of a sample.
+
+    Attributes:
+        all: the targets.
+        label_key: extension of the member whose class numbers the index holds; None if they are not to be used.
+    """
 
     all: tuple[Target, ...]
+    label_key: str | None
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Extensions of the members that they are read from; the class number is in the index."""
-        return tuple(dict.fromkeys(target.member for target in self.all if target.kind != "class"))
+        """Extensions of the members that they are read from."""
+        return tuple(dict.fromkeys(target.member for target in self.read))
 
     @property
     def read(self) -> tuple[Target, ...]:
-        """Those that are read from members."""
-        return tuple(target for target in self.all if target.kind != "class")
+        """Those that are read from members; others are the class number in the index."""
+        return tuple(target for target in self.all if target not in self._in_index)
 
     def of_kind(self, kind: Kind) -> list[str]:
         """Names of the targets of a kind."""
@@ -87,35 +93,45 @@ class Targets:
         """The value of a single target, or the dict of several."""
         return values[self.all[0].name] if len(self.all) == 1 else values
 
-    def check_index(self, index: ShardIndex) -> None:
-        """Check that an index says where the targets are.
+    def of_index(self, index: ShardIndex) -> Targets:
+        """The targets as they are read with an index: from their members, wherever it was opened with these.
 
         Raises:
             InputError: it was opened without their members, or without labels.
         """
-        if lost := [member for member in self.members if member not in index.members]:
+        found = replace(self, label_key=None) if self.label_key in index.members else self
+        if lost := [member for member in found.members if member not in index.members]:
             raise InputError(
                 f"The index does not say where the members {', '.join(f'.{member}' for member in lost)} lie: open it "
-                f"with open_index(..., members={list(self.members)})."
+                f"with open_index(..., members={list(found.members)})."
             )
-        if self.of_kind("class") and not index.has_labels:
+        if found._in_index and not index.has_labels:
             raise InputError(
-                f"The target {self.of_kind('class')[0]!r} is the class number, and the set was opened with "
+                f"The target {found._in_index[0].name!r} is the class number, and the set was opened with "
                 "label_key=None: name the member of the class numbers there, or leave the target out."
             )
+        return found
+
+    @property
+    def _in_index(self) -> list[Target]:
+        return [target for target in self.all if target.kind == "class" and target.member == self.label_key]
 
 
-def parse_targets(targets: TargetSettings | None) -> Targets | None:
+def parse_targets(targets: TargetSettings | Targets | None, label_key: str | None = "cls") -> Targets | None:
     """Read what the user said: by name, the extension of a member, or a mapping with ``member``, ``kind``, ...
+
+    Args:
+        targets: what was said; what was parsed already stays as it is.
+        label_key: extension of the member whose class numbers the index holds.
 
     Raises:
         InputError: it names no target, or something unknown, or a kind is missing or does not go with a setting.
     """
-    if targets is None:
-        return None
+    if targets is None or isinstance(targets, Targets):
+        return targets
     if not targets:
         raise InputError("targets={} names no target: give {'mask': 'seg.png'}, for example, or leave it out.")
-    return Targets(tuple(_parsed(str(name), said) for name, said in targets.items()))
+    return Targets(tuple(_parsed(str(name), said) for name, said in targets.items()), label_key)
 
 
 def _parsed(name: str, said: str | Mapping[str, Any]) -> Target:

@@ -1,4 +1,4 @@
-"""Decode what stands beside an image: masks of class numbers, and JSON."""
+"""Decode what stands beside an image: masks of class numbers, JSON, and class numbers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ Mask = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 MAX_JSON_BYTES = 1 << 22
 MAX_JSON_DEPTH = 32
+MAX_CLASS_BYTES = 32
+MAX_CLASS_DIGITS = 18
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _PALETTE = 0, 3
@@ -96,6 +98,23 @@ def parse_json(data: bytes, *, where: str = "", remedy: str = "Pack it again.") 
     if not _is_shallow(value):
         raise ShardError(too_deep)
     return value
+
+
+def parse_class(data: bytes, *, where: str = "") -> int:
+    """Read a class number, written in decimal digits.
+
+    Args:
+        data: the digits, with space around them or without.
+        where: names the member in an error.
+
+    Raises:
+        ShardError: the bytes are no such number, or are too many.
+    """
+    text = data.strip()
+    if len(data) > MAX_CLASS_BYTES or not text.isdigit() or len(text) > MAX_CLASS_DIGITS:
+        found = repr(data[:MAX_CLASS_BYTES]) + ("..." if len(data) > MAX_CLASS_BYTES else "")
+        raise ShardError(f"{where or 'A member'} holds {found}, not a class number (decimal digits).")
+    return int(text)
 
 
 def check_annotation(data: bytes, extension: str) -> None:

@@ -84,6 +84,7 @@ def _with(folder, **extra):
     """One good sample and one whose extra members are as given."""
     blank = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     good = {"seg.png": np.zeros((HEIGHT, WIDTH), np.uint8), "a.json": [1], "boxes.json": {"boxes": [], "labels": []}}
+    good["n.cls"] = b"7"
     extra = {name.replace("_", "."): value for name, value in extra.items()}
     pack([Sample("good", blank, 0, extra=good), Sample("bad", blank, 0, extra=good | extra)], folder)
     return open_index(folder, members=list(good))
@@ -140,6 +141,41 @@ def test_a_set_without_class_numbers(truth, tmp_path):
     np.testing.assert_array_equal(batch.target, truth.masks[batch.ids])
     with pytest.raises(InputError, match="'label' is the class number, and the set was opened with label_key=None"):
         ShardLoader(index, batch_size=4, targets={"label": "cls"})
+
+
+def _two_labels(truth, folder):
+    samples = [
+        Sample(f"k{i:03d}", image, i % 10, extra={"coarse.cls": f" {i % 3}\n".encode()})
+        for i, image in enumerate(truth.images)
+    ]
+    pack(samples, folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_class_number_is_that_of_its_member(truth, tmp_path, workers):
+    folder = _two_labels(truth, tmp_path)
+    targets = {"coarse": "coarse.cls", "fine": "cls"}
+    for label_key, members in [("cls", ["coarse.cls"]), ("cls", ["coarse.cls", "cls"]), (None, ["coarse.cls", "cls"])]:
+        index = open_index(folder, label_key=label_key, members=members)
+        for batch in ShardLoader(index, batch_size=10, targets=targets, num_workers=workers):
+            assert {name: value.dtype for name, value in batch.target.items()} == dict.fromkeys(targets, torch.int64)
+            assert batch.target["coarse"].tolist() == [i % 3 for i in batch.ids.tolist()]
+            assert batch.target["fine"].tolist() == [i % 10 for i in batch.ids.tolist()]
+    with pytest.raises(InputError, match=r"where the members \.coarse\.cls lie: .*members=\['coarse\.cls'\]"):
+        ShardLoader(open_index(folder), batch_size=10, targets=targets)
+
+
+@pytest.mark.parametrize("label_key", ["cls", "coarse.cls", None])
+def test_a_data_module_knows_the_member_of_its_class_numbers(truth, tmp_path, label_key):
+    targets = {"coarse": "coarse.cls", "fine": "cls"}
+    data = ShardDataModule(
+        val=_two_labels(truth, tmp_path), batch_size=10, num_workers=0, targets=targets, label_key=label_key
+    )
+    assert set(data.index("val").members) == {"coarse.cls", "cls"} - {label_key}
+    for batch in data.val_dataloader():
+        assert batch.target["coarse"].tolist() == [i % 3 for i in batch.ids.tolist()]
+        assert batch.target["fine"].tolist() == [i % 10 for i in batch.ids.tolist()]
 
 
 def test_parts_balance_and_targets_go_together(index, truth):
@@ -300,6 +336,7 @@ def test_a_sample_transform_that_makes_no_mask(index):
 
 _TAGS = {"x": {"member": "a.json", "kind": "multilabel", "classes": 3}}
 _BOXES = {"x": {"member": "boxes.json", "kind": "boxes", "classes": 3}}
+_NUMBER = {"x": "n.cls"}
 _CLASSES = {"x": {"member": "seg.png", "classes": 3, "ignore": 255}}
 
 
@@ -317,6 +354,10 @@ def _box(*box, labels=(0,)):
         ({"x": "a.json"}, {"a_json": b"[" * 40 + b"]" * 40}, "nested more than 32"),
         ({"x": "a.json"}, {"a_json": b" " * (5 << 20)}, "has 5242880 bytes; the limit is 4194304"),
         ({"x": "a.json"}, {"a_json": b""}, "it has 0 bytes, expected 1"),
+        (_NUMBER, {"n_cls": b"-1"}, "holds b'-1', not a class number"),
+        (_NUMBER, {"n_cls": b"1" * 19}, "not a class number"),
+        (_NUMBER, {"n_cls": b"1" * 33}, r"'\.\.\., not a class number"),
+        (_NUMBER, {"n_cls": "\u0661".encode()}, "not a class number"),
         (_TAGS, {"a_json": [0, 3]}, "class 3; expected 0 to 2"),
         (_TAGS, {"a_json": [-1]}, "class -1; expected 0 to 2"),
         (_TAGS, {"a_json": [[1]]}, "not a list of class numbers"),
