@@ -1,7 +1,8 @@
-"""Width and height of a JPEG, PNG or WebP from its first bytes, without decoding it."""
+"""Kind, width and height of a JPEG, PNG or WebP from its first bytes, without decoding it."""
 
 from __future__ import annotations
 
+_MAGIC = {"jpg": b"\xff\xd8", "png": b"\x89PNG\r\n\x1a\n"}
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}
 
@@ -22,6 +23,13 @@ def image_size(data: bytes) -> tuple[int, int]:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP" and len(data) >= 30:
         return _webp_size(data)
     raise ValueError(f"no JPEG, PNG or WebP image begins with {data[:12]!r}")
+
+
+def image_extension(data: bytes) -> str | None:
+    """Tell the extension that fits an encoded image by its first bytes: jpg, png or webp; None for another file."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    return next((name for name, magic in _MAGIC.items() if data.startswith(magic)), None)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_robust.errors import InputError
-from lightning_robust.shards.imagesize import image_size
+from lightning_robust.shards.imagesize import image_extension, image_size
 from lightning_robust.shards.tar import BLOCK, MAX_MEMBER_BYTES
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -32,7 +32,7 @@ class Sample:
         key: unique in the set; letters, digits, ``_``, ``-`` and ``/``.
         image: an encoded image, kept byte for byte, or uint8 pixels (H, W, 3) or (H, W), written as PNG.
         target: class number, from 0; None in a set without class numbers.
-        extension: of the encoded image: jpg, jpeg, png or webp.
+        extension: of the encoded image: jpg, jpeg, png or webp; None takes the one that its first bytes say.
         extra: further members by extension (``"seg.png"``, ``"boxes.json"``): bytes, kept as they are; or a mask, uint8
             or uint16 (H, W), for an extension that ends in ``png``; or what JSON can say, for one that ends in
             ``json``.
@@ -41,7 +41,7 @@ class Sample:
     key: str
     image: bytes | npt.NDArray[np.uint8]
     target: int | None
-    extension: str = "png"
+    extension: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -131,8 +131,9 @@ class ShardWriter:
 def _encoded(sample: Sample) -> tuple[bytes, str]:
     if not isinstance(sample.image, bytes):
         return _to_png(sample.image, sample.key), "png"
-    extension = sample.extension.lower().lstrip(".")
-    if extension not in EXTENSIONS:
+    found = image_extension(sample.image)
+    extension = (sample.extension or found or "").lower().lstrip(".")
+    if sample.extension is not None and extension not in EXTENSIONS:
         raise InputError(
             f"Sample {sample.key!r} has the extension {sample.extension!r}, expected one of {', '.join(EXTENSIONS)}."
         )
@@ -140,6 +141,11 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
         image_size(sample.image)
     except ValueError as error:
         raise InputError(f"Sample {sample.key!r} is not an image: {error}.") from None
+    if extension != found and (extension, found) != ("jpeg", "jpg"):
+        raise InputError(
+            f"Sample {sample.key!r} has the extension {sample.extension!r}, and its bytes are those of a {found} file: "
+            "leave the extension out, or give that one."
+        )
     if len(sample.image) > MAX_MEMBER_BYTES:
         raise InputError(f"Sample {sample.key!r} has {len(sample.image)} bytes; the limit is {MAX_MEMBER_BYTES}.")
     return sample.image, extension

@@ -63,6 +63,17 @@ def test_encoded_images_keep_bytes_and_extension(tmp_path):
     assert SampleReader(index).read([0]) == [jpeg]
 
 
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
+def test_the_extension_is_that_of_the_bytes(tmp_path, extension):
+    encoded = bytes(cv2.imencode(f".{extension}", np.zeros((4, 4, 3), np.uint8))[1])
+    index = pack([Sample("a", encoded, 0)], tmp_path / "set")
+    with tarfile.open(index.paths[0]) as archive:
+        assert archive.getnames() == ["a.cls", f"a.{extension}"]
+    for other in {"jpg", "jpeg", "png", "webp"} - ({"jpg", "jpeg"} if extension == "jpg" else {extension}):
+        with pytest.raises(InputError, match=f"'a' has the extension '{other}', and its bytes .* {extension} file"):
+            pack([Sample("a", encoded, 0, other)], tmp_path / "other")
+
+
 @NO_FIXTURE_CHECK
 @given(count=st.integers(1, 64), per_shard=st.integers(1, 70), max_bytes=st.none() | st.integers(1, 9000))
 def test_shards_keep_their_limits_and_nothing_is_lost(count, per_shard, max_bytes, samples, tmp_path_factory):

@@ -45,6 +45,15 @@ def test_image_folder_numbers_sorted_subfolders(photos, tmp_path):
     assert packed == [(photos / name).read_bytes() for name in names]
 
 
+def test_an_image_that_is_misnamed_gets_the_extension_of_its_bytes(tmp_path):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    for name, written in (("a.JPEG", ".jpg"), ("b.JPEG", ".png"), ("c.png", ".jpg"), ("d.jpg", ".jpg")):
+        (tmp_path / "photos" / "cat" / name).write_bytes(bytes(cv2.imencode(written, pixels)[1]))
+    assert [sample.extension for sample in image_folder(tmp_path / "photos")] == ["jpeg", "png", "jpg", "jpg"]
+    assert len(pack(image_folder(tmp_path / "photos"), tmp_path / "set")) == 4
+
+
 def test_image_folder_with_given_classes(photos):
     source = image_folder(photos, classes=["dog", "cat", "ant"])
     assert source.targets.tolist() == [2, 1, 1, 1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy.typing as npt
 
 from lightning_robust.errors import InputError
+from lightning_robust.shards.imagesize import image_extension
 from lightning_robust.shards.sources.base import SampleSource
 from lightning_robust.shards.sources.beside import FolderMasks, Members
 from lightning_robust.shards.writing import EXTENSIONS, Sample
@@ -65,10 +66,15 @@ class FileSamples(SampleSource):
         """Read the file at a position, and what stands beside it."""
         file = self.files[position]
         stem = re.sub(r"[^A-Za-z0-9_-]", "_", file.stem)[:_MAX_STEM]
-        extension = file.suffix.lower().lstrip(".")
         image = file.read_bytes()
         extra = {} if self._members is None else self._members(position, image)
-        return Sample(f"{position:08d}-{stem}", image, self.target(position), extension, extra)
+        return Sample(f"{position:08d}-{stem}", image, self.target(position), _extension(file, image), extra)
+
+
+def _extension(file: Path, image: bytes) -> str | None:
+    """That of the file, unless the image is of another format: public sets hold a few files that are misnamed."""
+    named, found = file.suffix.lower().lstrip("."), image_extension(image)
+    return named if found in (None, "jpg" if named == "jpeg" else named) else found
 
 
 def image_folder(
