@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ MAX_JSON_DEPTH = 32
 MAX_CLASS_BYTES = 32
 MAX_CLASS_DIGITS = 18
 
+_SHOWN = 40
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _PALETTE = 0, 3
 _COLORS = {2: "RGB color", 4: "gray with alpha", 6: "RGB color with alpha"}
@@ -82,15 +85,17 @@ def parse_json(data: bytes, *, where: str = "", remedy: str = "Pack it again.") 
         remedy: what an error says to do about a damaged one.
 
     Raises:
-        ShardError: the bytes are no JSON (NaN and infinities are none either), are too many, or nest deeper than
-            :data:`MAX_JSON_DEPTH`.
+        ShardError: the bytes are no JSON (NaN, infinities and numbers that no float holds are none either), are too
+            many, nest deeper than :data:`MAX_JSON_DEPTH`, or give an object one name twice.
     """
     named = where or "A JSON document"
     if len(data) > MAX_JSON_BYTES:
         raise ShardError(f"{named} has {len(data)} bytes; the limit is {MAX_JSON_BYTES}.")
     too_deep = f"{named} is nested more than {MAX_JSON_DEPTH} levels deep."
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+        value = json.loads(
+            data, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_object_of_unlike_names
+        )
     except RecursionError:
         raise ShardError(too_deep) from None
     except ValueError as error:
@@ -168,6 +173,25 @@ def _as_gray(header: _Header, pixels: list[bytes]) -> bytes:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"it holds {_shortened(text)}, which no float holds")
+    return number
+
+
+def _object_of_unlike_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object holds the name {_shortened(twice)!r} twice")
+    return value
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _is_shallow(value: Any) -> bool:

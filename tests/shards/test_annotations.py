@@ -87,7 +87,7 @@ def test_junk_behind_a_signature_is_an_error_in_words(junk):
 
 
 def test_json_is_parsed_within_limits():
-    value = {"boxes": [[0, 1.5, 2, 3]], "text": "é"}
+    value = {"boxes": [[0, 1.5, 2, 3]], "text": "é", "size": {"text": -1e300}}
     assert parse_json(json.dumps(value).encode()) == value
     deepest = b"[" * MAX_JSON_DEPTH + b"]" * MAX_JSON_DEPTH
     assert parse_json(deepest)[0][0]
@@ -99,6 +99,10 @@ def test_json_is_parsed_within_limits():
         (b"\xff\xfe\xfd", "X is not JSON"),
         (b"[NaN]", "X is not JSON: it holds NaN"),
         (b"[-Infinity]", "it holds -Infinity"),
+        (b"[1, -1e999]", "X is not JSON: it holds -1e999, which no float holds"),
+        (b"1" * 400 + b".5", "it holds 1{40}\\.\\.\\., which no float holds"),
+        (b'[{"a": 1, "b": 2, "a": 1}]', "X is not JSON: an object holds the name 'a' twice"),
+        (b'{"a": 1, "\\u0061": 2}', "the name 'a' twice"),
         (b"9" * 5000, "X is not JSON"),
         (b" " * (MAX_JSON_BYTES + 1), f"has {MAX_JSON_BYTES + 1} bytes; the limit is {MAX_JSON_BYTES}"),
     ):
