@@ -18,6 +18,7 @@ from lightning_robust.datamodules.options import (
 )
 from lightning_robust.datamodules.sample_stream import SampleStream, Streamed
 from lightning_robust.datamodules.skipped import OnError, SkippedSamples, check_on_error
+from lightning_robust.datamodules.target_worker import check_sample_transform
 from lightning_robust.datamodules.worker import SampleTransform, limit_threads
 from lightning_robust.errors import InputError, RobustError, RobustWarning, UnsupportedError
 from lightning_robust.shards import RemoteOptions
@@ -97,6 +98,7 @@ class BestEffortLoader:
     ) -> None:
         check_arguments(batch_size, purpose, num_workers, rank, world)
         check_on_error(on_error, purpose)
+        check_sample_transform(sample_transform, None)
         train = purpose == "train"
         _check_epoch(epoch_batches, shuffle_buffer, world, num_workers, train=train)
         self.shards = expand_streams(shards, remote)

@@ -16,22 +16,30 @@ from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards import ShardIndex
 
 
-def check_sample_transform(transform: SampleTransform | None, targets: Targets) -> None:
-    """Refuse a sample transform that would leave boxes where they are, or mix them up.
+def check_sample_transform(transform: SampleTransform | None, targets: Targets | None) -> None:
+    """Refuse a sample transform that would leave boxes where they are, mix them up, or ask for some that are not there.
 
     Raises:
-        InputError: it has no parameters for boxes, or others than are needed.
+        InputError: it has no parameters for boxes, or others than are needed; it has some and no target is boxes.
     """
-    if transform is None or not (names := targets.of_kind("boxes")):
+    if transform is None:
+        return
+    names = [] if targets is None else targets.of_kind("boxes")
+    fields = _label_fields(transform, "keypoints") + ([] if names else _label_fields(transform, "bboxes"))
+    if fields:
+        raise InputError(
+            f"sample_transform asks for label_fields={fields} of boxes or key points that no target is: leave "
+            "bbox_params and keypoint_params out of A.Compose, or give a target of kind 'boxes'."
+        )
+    if not names:
         return
     if len(names) > 1:
         raise InputError(
             f"sample_transform can move the boxes of one target, and {', '.join(map(repr, names))} are boxes: pack "
             "them into one member, or leave sample_transform out."
         )
-    processor = getattr(transform, "processors", {}).get("bboxes")
-    params = getattr(processor, "params", None)
-    if params is None or params.format != "pascal_voc" or len(params.label_fields or ()) != 1:
+    params = _parameters(transform, "bboxes")
+    if params is None or params.format != "pascal_voc" or len(_label_fields(transform, "bboxes")) != 1:
         raise InputError(
             f"sample_transform must move the boxes of the target {names[0]!r} with their labels: give A.Compose([...], "
             'bbox_params=A.BboxParams(format="pascal_voc", label_fields=["labels"])).'
@@ -87,10 +95,10 @@ def make_maker(index: ShardIndex, targets: Targets | None, **settings: Any) -> B
     Raises:
         InputError: the index does not say where the targets are, or the sample transform cannot take them along.
     """
+    check_sample_transform(settings["sample_transform"], targets)
     if targets is None:
         return BatchMaker(index, **settings)
     targets = targets.of_index(index)
-    check_sample_transform(settings["sample_transform"], targets)
     return TargetBatchMaker(index, targets=targets, **settings)
 
 
@@ -160,6 +168,14 @@ class TargetBatchMaker(BatchMaker):
         masks = {name: fit_mask(values[name], size) for name in self._targets.of_kind("mask")}
         boxes = {name: fit_boxes(values[name], image_size, size) for name in self._targets.of_kind("boxes")}
         return values | masks | boxes
+
+
+def _parameters(transform: SampleTransform, kind: str) -> Any:
+    return getattr(getattr(transform, "processors", {}).get(kind), "params", None)
+
+
+def _label_fields(transform: SampleTransform, kind: str) -> list[str]:
+    return list(getattr(_parameters(transform, kind), "label_fields", None) or ())
 
 
 def _check_masks(masks: dict[str, Any], image_size: Sequence[int]) -> None:

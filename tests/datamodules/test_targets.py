@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from lightning_robust.datamodules import ShardDataModule, ShardLoader
+from lightning_robust.datamodules import BestEffortLoader, ShardDataModule, ShardLoader
 from lightning_robust.datamodules.worker import Task
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.seeds import derive
@@ -314,7 +314,29 @@ def test_targets_that_make_no_sense(index, targets, said):
 def test_a_sample_transform_that_cannot_move_boxes(index, transform):
     with pytest.raises(InputError, match=r'bbox_params=A\.BboxParams\(format="pascal_voc", label_fields'):
         ShardLoader(index, batch_size=4, targets=ALL, sample_transform=transform)
-    ShardLoader(index, batch_size=4, targets=MASK, sample_transform=transform)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"bbox_params": A.BboxParams(format="pascal_voc", label_fields=["kinds"])},
+            r"label_fields=\['kinds'\] of boxes",
+        ),
+        ({"keypoint_params": A.KeypointParams(format="xy", label_fields=["kinds"])}, "leave bbox_params and keypoint_"),
+    ],
+)
+def test_a_sample_transform_that_asks_for_what_no_target_is(folder, index, settings, said):
+    transform = _augmentation(**settings)
+    with pytest.raises(InputError, match=said):
+        ShardLoader(index, batch_size=4, targets=MASK, sample_transform=transform)
+    with pytest.raises(InputError, match=said):
+        ShardLoader(index, batch_size=4, sample_transform=transform)
+    with pytest.raises(InputError, match=said):
+        BestEffortLoader(folder, batch_size=4, epoch_batches=1, sample_transform=transform)
+    # without labels, Albumentations asks for nothing
+    unlabeled = _augmentation(bbox_params=A.BboxParams(format="pascal_voc"))
+    assert len(next(iter(ShardLoader(index, batch_size=4, targets=MASK, sample_transform=unlabeled))).ids) == 4
 
 
 def test_two_targets_of_boxes_and_a_sample_transform(index):
