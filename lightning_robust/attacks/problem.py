@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_robust import seeds as streams
 from lightning_robust.attacks.contract import Model, module_of
 from lightning_robust.attacks.losses import LossFunction, are_class_indices
-from lightning_robust.attacks.norms import Norm
+from lightning_robust.attacks.norms import Linf, Norm
 from lightning_robust.errors import InputError
 from lightning_robust.images import check_unit_batch
 
@@ -143,6 +143,11 @@ def make_problem(
     if not isinstance(target, Tensor) or target.shape[:1] != image.shape[:1]:
         seen = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
         raise InputError(f"The target is {seen} for {len(image)} images: give a tensor with one row per image.")
+    if isinstance(norm, Linf) and isinstance(eps, int | float) and eps > 1:
+        raise InputError(
+            f"eps={eps:g} is more than the whole range of a pixel: images are in [0, 1], so a budget of {eps:g} levels "
+            f"of 255 is eps={eps:g} / 255."
+        )
     target = _indices_as_int64(target.detach()).clone()
     dtype = image.dtype if image.dtype == torch.float64 else torch.float32
     image = image.detach().clone().to(dtype).clamp(0, 1)

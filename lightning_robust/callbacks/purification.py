@@ -63,13 +63,13 @@ class InputPurification(StepCallback):
         votes_at_once: int | None = None,
         spec: ImageSpec | None = None,
     ) -> None:
-        super().__init__(stages=stages, spec=spec)
-        if "train" in stages:
+        if not {"train", "fit"}.isdisjoint(stages):
             raise InputError(
                 'InputPurification acts in evaluation only: leave "train" out of stages. To train on deflected or '
                 "denoised images, give BatchAugmentation the Kornia form: RandomPixelDeflection or "
                 "RandomWaveletDenoising."
             )
+        super().__init__(stages=stages, spec=spec)
         check_votes(defense, votes, votes_at_once)
         self.defense, self.votes, self.votes_at_once, self.network = defense, votes, votes_at_once, network
         self._at_work: Defense | None = None
@@ -171,7 +171,7 @@ class InputPurification(StepCallback):
         if step.stage != "predict":  # where Lightning takes no values
             error = (after.float() - before.float()).square().flatten(1).mean(1).clamp_min(1e-10)
             step.module.log(
-                f"purification/psnr/{step.stage}",
+                f"{self._title(step)}/psnr/{step.stage}",
                 (-10 * error.log10()).mean().to(step.device),
                 on_step=False,
                 on_epoch=True,
@@ -182,7 +182,7 @@ class InputPurification(StepCallback):
         if self.first_of_epoch(trainer, step.stage):
             difference = 0.5 + _GAIN * (after[0] - before[0])
             log_picture(
-                trainer, f"purification/{step.stage}", side_by_side(before[0], after[0], difference.clamp(0, 1))
+                trainer, f"{self._title(step)}/{step.stage}", side_by_side(before[0], after[0], difference.clamp(0, 1))
             )
             if takes_pictures(trainer):
                 self._show_map(step, before)
@@ -197,7 +197,14 @@ class InputPurification(StepCallback):
             # what an attack moved has a row of its own
             image = torch.cat([published[:1], image]) if not torch.equal(published[:1], image) else image
         picture = heat_rows(image, find_map(image, classes=1), find_map(image))
-        log_picture(step.module.trainer, f"purification/{step.stage}-map", picture)
+        log_picture(step.module.trainer, f"{self._title(step)}/{step.stage}-map", picture)
+
+    def _title(self, step: Step) -> str:
+        """What it logs under: of several in one Trainer, all but the first have a number."""
+        trainer: Any = step.module.trainer
+        callbacks = [one for one in trainer.callbacks if isinstance(one, InputPurification)]
+        number = callbacks.index(self) + 1
+        return "purification" if number == 1 else f"purification-{number}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,6 +159,12 @@ class ImageClassifier(pl.LightningModule):
         logits = self(image)
         if batch_idx == 0 or target.device.type == "cpu":  # elsewhere every look waits for the device
             self._check_labels(target, stage, batch_idx)
+        if logits.shape != (len(image), self.num_classes):
+            raise InputError(
+                f"The net returned {tuple(logits.shape)} for {len(image)} images, and the module was told of "
+                f"{self.num_classes} classes: give num_classes={logits.shape[-1]}, or a net that returns "
+                f"({len(image)}, {self.num_classes})."
+            )
         loss = F.cross_entropy(logits, target, label_smoothing=label_smoothing)
         accuracy(logits, target if target.ndim == 1 else target.argmax(dim=1))
         training = stage == "train"

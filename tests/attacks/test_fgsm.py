@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lightning_robust.attacks import fgsm, margin
+from lightning_robust.errors import InputError
 
 
 def linear(classes=3, seed=0):
@@ -70,3 +71,10 @@ def test_attack_reaches_through_a_compiled_model():
     torch.testing.assert_close(fgsm(compiled, image, target, eps=0.1), expected)
     assert compiled.training
     assert net.training
+
+
+def test_a_budget_in_8_bit_levels_is_pointed_out():
+    _, model = linear()
+    with pytest.raises(InputError, match=r"eps=8 is more than the whole range of a pixel: .* is eps=8 / 255"):
+        fgsm(model, images(2), torch.tensor([0, 1]), eps=8)
+    fgsm(model, images(2), torch.tensor([0, 1]), eps=8, norm="l2")

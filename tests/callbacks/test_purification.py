@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 
 import cv2
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from lightning_robust.callbacks import BatchAugmentation, InputPurification, PreemptiveSharpening
 from lightning_robust.callbacks.callback import StepCallback
 from lightning_robust.cli.main import main
-from lightning_robust.defenses import Defense, PixelDeflection, Purified, Sequence, majority
+from lightning_robust.defenses import Defense, MatchedNoise, PixelDeflection, Purified, Sequence, majority
 from lightning_robust.defenses.purified import purified_logits
 from lightning_robust.errors import InputError, UnsupportedError
 from lightning_robust.functional import laplacian_sharpen
@@ -282,6 +283,22 @@ def test_purification_stands_behind_publishing_and_attack(tmp_path):
 def test_purifying_before_publishing_or_an_attack_is_refused(tmp_path, behind):
     with pytest.raises(UnsupportedError, match="put the purifying callback last"):
         trainer(tmp_path, InputPurification(Coarse()), behind()).test(UserModule(), verbose=False)
+
+
+def test_two_of_them_log_apart_what_each_changed(tmp_path):
+    module = UserModule()
+    first, second = MatchedNoise(0.02), MatchedNoise(0.2)
+    run = trainer(tmp_path, InputPurification(first), InputPurification(second))
+    run.test(module, verbose=False)
+    # noise of a given RMSE has a given distortion; clipping to [0, 1] takes some of it back
+    assert run.logged_metrics["purification/psnr/test"] == pytest.approx(-20 * math.log10(0.02), abs=0.5)
+    assert run.logged_metrics["purification-2/psnr/test"] == pytest.approx(-20 * math.log10(0.2), abs=2)
+
+
+@pytest.mark.parametrize("stage", ["train", "fit"])
+def test_training_by_any_name_is_refused(stage):
+    with pytest.raises(InputError, match="BatchAugmentation the Kornia form"):
+        InputPurification(MatchedNoise(0.02), stages=[stage])
 
 
 def test_training_is_refused_and_pointed_elsewhere():

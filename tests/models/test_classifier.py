@@ -128,6 +128,12 @@ def test_a_label_beyond_the_net_is_named(tmp_path: Path) -> None:
         _trainer(tmp_path, max_epochs=1).fit(module, _loader(image, target))
 
 
+def test_a_net_with_another_number_of_logits_is_named(tmp_path: Path) -> None:
+    module = ImageClassifier(SmallCNN(1, 3, 4), num_classes=2, schedule="constant")
+    with pytest.raises(InputError, match=r"returned \(8, 3\) for 8 images.* told of 2 classes: give num_classes=3"):
+        _trainer(tmp_path, max_epochs=1).fit(module, _loader(*_data()))
+
+
 def test_a_schedule_without_an_end_is_refused(tmp_path: Path) -> None:
     module = ImageClassifier(SmallCNN(1, 2, 4), num_classes=2)
     with pytest.raises(InputError, match="set max_epochs or max_steps"):
