@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_robust.augmentations.batch.apply import augment_batch
+from lightning_robust.augmentations.batch.apply import augment_batch, mixing_part
 from lightning_robust.datamodules.targets import Targets
 from lightning_robust.errors import InputError
 from lightning_robust.seeds import seeded
@@ -63,7 +63,7 @@ def augment_targets(
 
 
 def check_batch_transform(transform: nn.Module | None, targets: Targets | None) -> None:
-    """Refuse a batch augmentation that would move the pixels and leave masks or boxes where they are.
+    """Refuse a batch augmentation that would move pixels, or mix images, and leave targets as they are.
 
     Kornia's own way of moving boxes is not used: ``RandomHorizontalFlip`` of 0.9 puts them one pixel beside what is in
     them.
@@ -87,6 +87,13 @@ def check_batch_transform(transform: nn.Module | None, targets: Targets | None) 
             f"batch_transform moves pixels ({moving}) and would leave the target {left[0]!r} where it is: give an "
             "AugmentationSequential with data_keys=['input', 'mask'], which carries one mask along, or augment in "
             "sample_transform."
+        )
+    left = [target.name for target in targets.all if len(keys) == 1 or target.kind != "mask"]
+    mixing = mixing_part(transform)
+    if left and mixing is not None:
+        raise InputError(
+            f"batch_transform mixes images ({mixing}) and would leave the target {left[0]!r} unmixed: leave it out, or "
+            "mix images and targets in the training step."
         )
 
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from kornia.augmentation import AugmentationSequential, RandomCrop, RandomHorizontalFlip
+from kornia.augmentation import (
+    AugmentationSequential,
+    ColorJitter,
+    RandomCrop,
+    RandomCutMixV2,
+    RandomHorizontalFlip,
+    RandomJigsaw,
+    RandomMixUpV2,
+    RandomMosaic,
+)
 from torch import Tensor, nn
 
 from lightning_robust.augmentations.batch.apply import augment_batch
@@ -47,6 +56,38 @@ def test_masks_of_class_numbers_are_carried_along_as_such() -> None:
     _, mask = augment_batch(flip, IMAGE, numbers)
     assert mask.dtype == torch.int64
     assert torch.equal(mask, numbers.flip(-1))
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        RandomMixUpV2(p=1.0),
+        RandomMosaic((8, 6), p=1.0),
+        nn.Sequential(ColorJitter(), RandomCutMixV2(p=1.0, use_correct_lambda=True)),
+        AugmentationSequential(RandomMixUpV2(p=1.0), data_keys=["input"]),
+    ],
+)
+def test_images_are_not_mixed_without_their_targets(augmentation: nn.Module) -> None:
+    with pytest.raises(
+        InputError, match=r"Random\w+ mixes the images of a batch and would leave their targets unmixed"
+    ):
+        augment_batch(augmentation, IMAGE, torch.tensor([0, 1, 2]))
+    mixed, _ = augment_batch(augmentation, IMAGE, None)
+    assert mixed.shape == IMAGE.shape
+
+
+def test_class_numbers_are_mixed_where_the_augmentation_takes_them() -> None:
+    labels = torch.tensor([0, 1, 2])
+    mixed, target = augment_batch(RandomMixUpV2(p=1.0, data_keys=["input", "class"]), IMAGE, labels)
+    assert torch.equal(target[:, 0], labels.float())
+    share = target[:, 2].view(-1, 1, 1, 1)
+    torch.testing.assert_close(mixed, IMAGE * (1 - share) + IMAGE[target[:, 1].long()] * share)
+
+
+def test_a_jigsaw_stays_within_its_image() -> None:
+    image, target = augment_batch(RandomJigsaw(grid=(2, 2), p=1.0), IMAGE, torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(image.flatten(1).sort().values, IMAGE.flatten(1).sort().values)
+    assert target.tolist() == [0, 1, 2]
 
 
 def test_the_size_may_change() -> None:

@@ -584,6 +584,9 @@ def test_batch_transform_takes_the_mask_of_several_targets(folder, truth, tmp_pa
         (K.AugmentationSequential(K.RandomCrop((4, 4)), data_keys=["input", "bbox_xyxy"]), _BOXES, "one mask can be"),
         (K.AugmentationSequential(K.RandomCrop((4, 4)), data_keys=["input", "mask", "mask"]), MASK, "one mask can be"),
         (K.AugmentationSequential(K.RandomCrop((4, 4)), data_keys=["input", "mask"]), _TAGS, "one mask can be"),
+        (K.RandomMixUpV2(), _TAGS, r"mixes images \(RandomMixUpV2\) and would leave the target 'x' unmixed"),
+        (nn.Sequential(K.RandomCutMixV2(use_correct_lambda=True)), {"y": "cls"}, r"\(RandomCutMixV2\) .* 'y' unmixed"),
+        (K.RandomTransplantation(), MASK | {"y": "cls"}, r"mixes images \(RandomTransplantation\) .* 'y' unmixed"),
     ],
 )
 def test_a_batch_transform_that_leaves_targets_behind(transform, targets, said):
@@ -594,6 +597,8 @@ def test_a_batch_transform_that_leaves_targets_behind(transform, targets, said):
 def test_a_batch_transform_of_colors_goes_with_masks_and_boxes():
     ShardDataModule(train="x", targets=ALL, batch_transform=nn.Sequential(K.ColorJitter(), K.RandomErasing()))
     ShardDataModule(train="x", targets={"tags": ALL["tags"]}, batch_transform=K.RandomHorizontalFlip())
+    ShardDataModule(train="x", targets={"tags": ALL["tags"]}, batch_transform=K.RandomJigsaw())
+    ShardDataModule(train="x", targets=MASK, batch_transform=K.RandomTransplantation())
 
 
 def test_unindexed_sets_have_no_targets():

@@ -24,14 +24,20 @@ def augment_batch(augmentation: nn.Module, image: Tensor, target: Any) -> tuple[
         Image and target; the image floating, (B, C, H, W), of any size. Its range is not checked.
 
     Raises:
-        InputError: if the augmentation asks for a target and the batch has none, asks for more than one, or returns
-            what is no batch of as many images.
+        InputError: if the augmentation asks for a target and the batch has none, asks for more than one, mixes images
+            (Kornia's MixUp, CutMix and the like) and does not ask for the target that the batch has, or returns what is
+            no batch of as many images.
     """
     keys = getattr(augmentation, "data_keys", None) or ["input"]
     if len(keys) > 2 or (len(keys) == 2 and target is None):
         raise InputError(
             f"{type(augmentation).__name__} has data_keys={[str(k) for k in keys]}, but the batch holds an image and "
             f"{'no target' if target is None else 'one target'}. Give data_keys that fit, such as ['input', 'mask']."
+        )
+    if len(keys) == 1 and target is not None and (mixing := mixing_part(augmentation)) is not None:
+        raise InputError(
+            f"{mixing} mixes the images of a batch and would leave their targets unmixed: give it alone, with the "
+            f"target ({mixing}(data_keys=['input', 'class']), if it takes those), and a loss for what it returns."
         )
     if len(keys) == 1:
         augmented, carried = augmentation(image), target
@@ -42,6 +48,15 @@ def augment_batch(augmentation: nn.Module, image: Tensor, target: Any) -> tuple[
         augmented, carried = augmentation(image, target)
     _check_result(augmentation, image, augmented)
     return augmented, carried
+
+
+def mixing_part(augmentation: nn.Module) -> str | None:
+    """Name what puts pixels of one image of a batch into another, as Kornia's MixUp does; None if none is known to."""
+    from kornia.augmentation import MixAugmentationBaseV2, RandomJigsaw
+
+    # a jigsaw stays within its image
+    mixing = (type(part).__name__ for part in augmentation.modules() if isinstance(part, MixAugmentationBaseV2))
+    return next((name for name in mixing if name != RandomJigsaw.__name__), None)
 
 
 def _is_class_mask(target: Any) -> bool:
