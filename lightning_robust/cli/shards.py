@@ -11,10 +11,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from lightning_robust.cli.suggest import did_you_mean
 from lightning_robust.errors import RobustError
 
 if TYPE_CHECKING:
     from lightning_robust.shards.index import ShardIndex
+    from lightning_robust.shards.remote import RemoteOptions
 
 _SHARDS_HELP = "path or URL, glob, 'brace{000..003}.tar' pattern, or folder of .tar files (a URL ends in a slash then)"
 _MAX_CLASSES_SHOWN = 20
@@ -29,7 +31,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status: 0, or 1 with one sentence on stderr. A wrong option exits with 2, as argparse does.
     """
-    options = _parser().parse_args(argv)
+    options = _parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of classes may not be of the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -40,7 +42,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser, commands = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        parser.error(f"there is no command {argv[0]!r}.{did_you_mean(argv[0], commands)}")
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = commands[options.command]
+        known = [name for action in command._actions for name in action.option_strings]
+        meant = did_you_mean(unknown[0].partition("=")[0], known) if unknown[0].startswith("-") else ""
+        command.error(f"unrecognized arguments: {' '.join(unknown)}.{meant}")
+    return options
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     from lightning_robust.cli import (
         shards_head,
         shards_merge,
@@ -64,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     shards_split.add(commands)
     shards_merge.add(commands)
     shards_robustify.add(commands)
-    return parser
+    return parser, commands.choices
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -110,10 +125,20 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def add_set_options(parser: argparse.ArgumentParser) -> None:
     """Add the shards to read, and how they are read, to the options of a command."""
     parser.add_argument("shards", nargs="+", help=_SHARDS_HELP)
-    parser.add_argument("--image-keys", default="jpg,jpeg,png,webp", help="extensions of the image, comma-separated")
+    keys = "jpg,jpeg,png,webp"
+    parser.add_argument("--image-keys", default=keys, help=f"extensions of the image (default: {keys})")
     parser.add_argument("--label-key", default="cls", help="extension of the label (default: cls)")
     parser.add_argument("--no-labels", action="store_true", help="the set has no labels")
     parser.add_argument("--cache-dir", metavar="DIR", help="where shards at URLs are kept (default: the user's cache)")
+    tries = "tries in a row without a new byte after which a URL is given up (default: 8, about two minutes)"
+    parser.add_argument("--attempts", type=at_least(1), default=8, metavar="N", help=tries)
+
+
+def remote_options(options: argparse.Namespace) -> RemoteOptions:
+    """How shards at URLs are fetched, by the options of :func:`add_set_options`."""
+    from lightning_robust.shards.remote import RemoteOptions
+
+    return RemoteOptions(cache_dir=options.cache_dir, attempts=options.attempts)
 
 
 def add_writing_options(parser: argparse.ArgumentParser) -> None:
@@ -124,10 +149,15 @@ def add_writing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
 
 
+def counted(number: int, thing: str, plural: str = "s") -> str:
+    """A number and what it counts: ``"1 shard"``, ``"2 shards"``."""
+    return f"{number} {thing}{'' if number == 1 else plural}"
+
+
 def shards_needed(samples: int, options: argparse.Namespace) -> str:
     """How many shards samples will fill."""
-    shards = -(-samples // options.samples_per_shard)
-    return f"{shards} shards" + ("" if options.max_bytes is None else " or more (--max-bytes)")
+    shards = counted(-(-samples // options.samples_per_shard), "shard")
+    return shards + ("" if options.max_bytes is None else " or more (--max-bytes)")
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -159,7 +189,6 @@ def _info(options: argparse.Namespace) -> None:
 def open_set(options: argparse.Namespace, *, write: bool, rebuild: bool) -> ShardIndex:
     """Open the index of the shards that the options of :func:`add_set_options` name."""
     from lightning_robust.shards.opening import open_index
-    from lightning_robust.shards.remote import RemoteOptions
 
     return open_index(
         options.shards,
@@ -168,14 +197,15 @@ def open_set(options: argparse.Namespace, *, write: bool, rebuild: bool) -> Shar
         progress=True,
         write=write,
         rebuild=rebuild,
-        remote=RemoteOptions(cache_dir=options.cache_dir),
+        remote=remote_options(options),
     )
 
 
 def print_totals(index: ShardIndex) -> None:
     """Print the size of a set."""
-    classes = "" if index.classes is None else f", {len(index.classes)} classes"
-    print(f"{len(index)} samples in {len(index.paths)} shards, {int(index.sizes.sum())} bytes{classes}")
+    classes = "" if index.classes is None else f", {counted(len(index.classes), 'class', 'es')}"
+    samples, shards = counted(len(index), "sample"), counted(len(index.paths), "shard")
+    print(f"{samples} in {shards}, {int(index.sizes.sum())} bytes{classes}")
     print(f"fingerprint {index.fingerprint[:16]}")
 
 

@@ -21,24 +21,26 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_set_options(parser)
     parser.add_argument("-n", type=at_least(1), default=16, metavar="N", help="how many samples (default: 16)")
     parser.add_argument("--random", type=at_least(0), metavar="SEED", help="any samples instead of the first ones")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the PNG file")
+    parser.add_argument("--out", metavar="FILE", help="the PNG file; --dry-run needs none")
     parser.add_argument("--cell", type=at_least(1), default=128, metavar="N", help="pixels per image (default: 128)")
     parser.add_argument("--columns", type=at_least(1), metavar="N", help="images in a row (default: a square sheet)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     parser.add_argument("--dry-run", action="store_true", help="print what the samples are, and write nothing")
-    parser.set_defaults(run=_head)
+    parser.set_defaults(run=lambda options: _head(options, parser))
 
 
-def _head(options: argparse.Namespace) -> None:
+def _head(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from lightning_robust.shards.contact_sheet import contact_sheet, sheet_size
 
-    out = _checked(Path(options.out), overwrite=options.overwrite)
+    if options.out is None and not options.dry_run:
+        parser.error("--out FILE is needed, or --dry-run")
+    out = None if options.out is None else _checked(Path(options.out), overwrite=options.overwrite)
     index = open_set(options, write=False, rebuild=False)
     positions = _positions(len(index), options.n, options.random)
     height, width = sheet_size(len(positions), cell=options.cell, columns=options.columns)
     _print_table(index, positions)
-    if options.dry_run:
-        print(f"Would write {width} x {height} pixels to {out}.")
+    if options.dry_run or out is None:
+        print(f"Would write {width} x {height} pixels" + ("." if out is None else f" to {out}."))
         return
     sheet = contact_sheet(index, positions, cell=options.cell, columns=options.columns, progress=True)
     _write_png(out, sheet)

@@ -9,6 +9,7 @@ from lightning_robust.cli.shards import (
     add_command,
     add_set_options,
     add_writing_options,
+    counted,
     print_totals,
     shards_needed,
 )
@@ -37,7 +38,7 @@ def _merge(options: argparse.Namespace) -> None:
         return
     plan = plan_merge(options.shards, options.out, **settings)
     for index, name, prefix in zip(plan.indexes, plan.names, plan.prefixes, strict=True):
-        print(f"{name}: {len(index)} samples" + (f", keys {prefix}..." if prefix else ""))
+        print(f"{name}: {counted(len(index), 'sample')}" + (f", keys {prefix}..." if prefix else ""))
     count = sum(map(len, plan.indexes))
     first = f"{Path(options.out) / options.name}-000000.tar"
-    print(f"Would write {count} samples to {shards_needed(count, options)}: {first}, ...")
+    print(f"Would write {counted(count, 'sample')} to {shards_needed(count, options)}: {first}, ...")

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_robust.cli.shards import add_command, add_writing_options, print_histogram, print_totals, shards_needed
+from lightning_robust.cli.shards import (
+    add_command,
+    add_writing_options,
+    counted,
+    print_histogram,
+    print_totals,
+    shards_needed,
+)
+from lightning_robust.cli.suggest import did_you_mean
 from lightning_robust.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     split = "of CIFAR, SVHN or TinyImageNet (whose labeled test images are its val; default: train)"
     parser.add_argument("--split", choices=("train", "test"), default="train", help=split)
     parser.add_argument("--labels", choices=("fine", "coarse"), default="fine", help="of CIFAR-100 (default: fine)")
+    parser.add_argument("--check", action="store_true", help="decode every image, and refuse one that is damaged")
     add_writing_options(parser)
     parser.set_defaults(run=_pack)
 
@@ -57,11 +67,12 @@ def _pack(options: argparse.Namespace) -> None:
     from lightning_robust.shards.packing import pack
     from lightning_robust.shards.placing import NewShards, check_destination, check_limits
     from lightning_robust.shards.scan import Fields
+    from lightning_robust.shards.sources import CheckedSamples
     from lightning_robust.shards.writing import EXTENSIONS
 
     folder = Path(options.folder)
     check_limits(samples_per_shard=options.samples_per_shard, max_bytes=options.max_bytes)
-    source = _source(options)
+    source = CheckedSamples(_source(options)) if options.check else _source(options)
     if options.dry_run:
         fields = Fields(EXTENSIONS, "cls" if source.labeled else None)
         check_destination(folder, NewShards((options.name,), source.classes, fields, overwrite=options.overwrite))
@@ -79,12 +90,15 @@ def _pack(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     print_totals(index)
+    if not options.check:
+        labels = "" if source.labeled else " --no-labels"
+        print(f"Images were not decoded; this does: lightning-robust shards verify {shlex.quote(str(folder))}{labels}")
 
 
 def _print_plan(source: SampleSource, folder: Path, options: argparse.Namespace) -> None:
-    members = _read_all(source) if options.member or options.masks else {}
+    members = _read_all(source) if options.check or options.member or options.masks else {}
     first, shards = source[0], shards_needed(len(source), options)
-    print(f"Would write {len(source)} samples to {shards}: {folder / options.name}-000000.tar, ...")
+    print(f"Would write {counted(len(source), 'sample')} to {shards}: {folder / options.name}-000000.tar, ...")
     print(f"First sample: key {first.key}, {'no target' if first.target is None else f'target {first.target}'}.")
     for extension, count in members.items():
         print(f"  member {extension}: {count}")
@@ -112,9 +126,10 @@ def _source(options: argparse.Namespace) -> SampleSource:
     from lightning_robust.shards import sources
 
     source = Path(options.source)
+    _check_source(source, options.format)
     kind = options.format if options.format != "auto" else _guess(source)
     _check_options(options, kind)
-    classes = Path(options.classes).read_text(encoding="utf-8").splitlines() if options.classes else None
+    classes = _class_names(Path(options.classes)) if options.classes else None
     if kind in _LISTS:
         read = {"csv": sources.csv_list, "jsonl": sources.jsonl_list, "parquet": sources.parquet_list}[kind]
         return read(
@@ -138,6 +153,28 @@ def _source(options: argparse.Namespace) -> SampleSource:
             file=sys.stderr,
         )
     return found
+
+
+def _check_source(source: Path, kind: str) -> None:
+    if not source.exists():
+        beside = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
+        raise InputError(f"There is no {str(source)!r}.{did_you_mean(source.name, beside)} Check the path.")
+    if kind == "auto" and source.is_file() and _guess(source) == "folder":
+        raise InputError(
+            f"{str(source)!r} is a file whose name does not say what it is. For a list give --format csv (its first "
+            "line names the columns, such as path,label) or --format jsonl (one JSON object a line)."
+        )
+
+
+def _class_names(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(
+            f"--classes {str(file)!r} cannot be read ({said}). Give a text file with one class name a line, in the "
+            "order of the class numbers."
+        ) from error
 
 
 def _check_options(options: argparse.Namespace, kind: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_robust.cli.shards import add_command, add_set_options, at_least
+from lightning_robust.cli.shards import add_command, add_set_options, at_least, counted, remote_options
 from lightning_robust.errors import InputError
 
 if TYPE_CHECKING:
@@ -120,21 +120,22 @@ def _robustify(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace, sharpening: Sharpening) -> dict[str, Any] | None:
     from lightning_robust.cli.robustify_trainer import predict
     from lightning_robust.datamodules import Robustification
+    from lightning_robust.shards.robustify_job import check_destination
 
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # before the other processes are started, which takes long
+        check_destination(Path(options.destination).absolute())
     module = Robustification(**_set_of(options), sharpening=sharpening, progress=True)
     return predict(module, devices=options.devices or 1, num_nodes=options.num_nodes or 1)
 
 
 def _set_of(options: argparse.Namespace) -> dict[str, Any]:
     """Where the set is, where the result goes, and how the set is read."""
-    from lightning_robust.shards.remote import RemoteOptions
-
     return {
         "source": options.shards if len(options.shards) > 1 else options.shards[0],
         "destination": options.destination,
         "image_keys": options.image_keys.split(","),
         "label_key": None if options.no_labels else options.label_key,
-        "remote": RemoteOptions(cache_dir=options.cache_dir),
+        "remote": remote_options(options),
     }
 
 
@@ -142,8 +143,8 @@ def _preview(options: argparse.Namespace, sharpening: Sharpening) -> None:
     from lightning_robust.shards.robustify_set import plan_robustify, preview
 
     plan = plan_robustify(**_set_of(options), progress=True)
-    parts = "shards" if plan.kind == "shards" else "folders"
-    print(f"Would sharpen {plan.samples} images in {len(plan.units)} {parts}: {Path(options.destination)}")
+    parts = counted(len(plan.units), "shard" if plan.kind == "shards" else "folder")
+    print(f"Would sharpen {counted(plan.samples, 'image')} in {parts}: {Path(options.destination)}")
     statistics = preview(plan, sharpening, most=_PREVIEWED)
     print(f"The first {min(_PREVIEWED, plan.samples)}:")
     _print_statistics(statistics)

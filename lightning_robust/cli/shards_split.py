@@ -11,8 +11,10 @@ from lightning_robust.cli.shards import (
     add_command,
     add_set_options,
     add_writing_options,
+    counted,
     print_histogram,
     print_totals,
+    remote_options,
     shards_needed,
 )
 from lightning_robust.errors import InputError
@@ -38,14 +40,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def reading_options(options: argparse.Namespace) -> dict[str, Any]:
     """How sets are read, as the library's functions take it."""
-    from lightning_robust.shards.remote import RemoteOptions
-
     return {
         "image_keys": options.image_keys.split(","),
         "label_key": None if options.no_labels else options.label_key,
         "overwrite": options.overwrite,
         "progress": True,
-        "remote": RemoteOptions(cache_dir=options.cache_dir),
+        "remote": remote_options(options),
     }
 
 
@@ -72,7 +72,8 @@ def _print_plan(plan: SplitPlan, options: argparse.Namespace) -> None:
     for number, name in enumerate(plan.new.names):
         ours = plan.parts == number
         count = int(ours.sum())
-        print(f"Would write {count} samples to {shards_needed(count, options)}: {home / name}-000000.tar, ...")
+        samples, shards = counted(count, "sample"), shards_needed(count, options)
+        print(f"Would write {samples} to {shards}: {home / name}-000000.tar, ...")
         if plan.index.labels is not None:
             print_histogram(Counter(plan.index.labels[ours].tolist()), plan.index.classes)
 

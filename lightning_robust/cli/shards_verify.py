@@ -7,7 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_robust.cli.shards import add_command, add_set_options, at_least, print_histogram
+from lightning_robust.cli.shards import (
+    add_command,
+    add_set_options,
+    at_least,
+    counted,
+    print_histogram,
+    remote_options,
+)
 from lightning_robust.errors import InputError, ShardError
 
 if TYPE_CHECKING:
@@ -27,7 +34,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from lightning_robust.shards.remote import RemoteOptions
     from lightning_robust.shards.verify import verify_shards
 
     if options.json is not None and (Path(options.json).is_dir() or not Path(options.json).absolute().parent.is_dir()):
@@ -38,24 +44,24 @@ def _verify(options: argparse.Namespace) -> None:
         label_key=None if options.no_labels else options.label_key,
         workers=options.workers or _cores(),
         progress=True,
-        remote=RemoteOptions(cache_dir=options.cache_dir),
+        remote=remote_options(options),
     )
     if options.json is not None:
         _write(report, Path(options.json))
     _print(report, options.max_faults)
     if not report.ok:
         damaged = len({fault.shard for fault in report.faults})
-        raise ShardError(f"found {len(report.faults)} faults in {damaged} places, see the list.")
+        raise ShardError(f"found {counted(len(report.faults), 'fault')} in {counted(damaged, 'place')}, see the list.")
     if options.fail_on_duplicates and report.duplicates:
-        raise ShardError(f"found {report.duplicates} duplicate images (--fail-on-duplicates).")
+        raise ShardError(f"found {counted(report.duplicates, 'duplicate image')} (--fail-on-duplicates).")
 
 
 def _print(report: VerifyReport, most: int) -> None:
-    classes = "" if report.classes is None else f", {len(report.classes)} classes"
-    print(f"{report.samples} samples in {report.shards} shards{classes}")
+    classes = "" if report.classes is None else f", {counted(len(report.classes), 'class', 'es')}"
+    print(f"{counted(report.samples, 'sample')} in {counted(report.shards, 'shard')}{classes}")
     if report.histogram:
         print_histogram(report.histogram, report.classes)
-    print(f"SHA-256 or MD5 compared: {report.checksums} of {report.shards} shards")
+    print(f"SHA-256 or MD5 compared: {report.checksums} of {counted(report.shards, 'shard')}")
     for note in report.notes:
         print(f"note: {note}")
     if report.duplicates:

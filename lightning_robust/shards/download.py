@@ -107,19 +107,25 @@ def persist(
         grown = min(_LONGEST_WAIT, options.backoff * 2 ** min(in_vain(state), 16))
         return max(min(asked, _LONGEST_WAIT), _JITTER.uniform(grown / 4, grown))
 
+    def say(state: RetryCallState) -> None:
+        first = state.attempt_number == 1
+        error = state.outcome.exception() if state.outcome else None
+        logger.log(logging.WARNING if first else logging.INFO, "%s: %s; trying again.", shown(url), error)
+
     retrying = Retrying(
         retry=retry_if_exception_type(TransientError),
         stop=lambda state: in_vain(state) >= options.attempts,
         wait=wait,
         sleep=sleep_using_event(stop or threading.Event()),
-        before_sleep=lambda state: logger.info("%s: %s; trying again.", shown(url), state.outcome.exception()),  # type: ignore[union-attr]
+        before_sleep=say,
         reraise=True,
     )
     try:
         return retrying(act)
     except TransientError as error:
+        tries = f"{options.attempts} {'try' if options.attempts == 1 else 'tries'}"
         raise FetchError(
-            f"{shown(url)!r} cannot be fetched: {error}, after {options.attempts} tries in a row that brought nothing. "
+            f"{shown(url)!r} cannot be fetched: {error}, after {tries} in a row that brought nothing. "
             "Check the network and the server; what is in the cache stays there."
         ) from error
 

@@ -98,7 +98,36 @@ def test_unlabeled_shards(tmp_path, capsys):
     assert main(["info", str(tmp_path / "a.tar")]) == 1
     assert "--no-labels" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "a.tar"), "--no-labels"]) == 0
-    assert "1 samples in 1 shards" in capsys.readouterr().out
+    assert "1 sample in 1 shard," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["pakc", "photos", "set"], "shards: error: there is no command 'pakc'. Did you mean 'pack'?"),
+        (["pack", "photos", "set", "--overwrit3"], "shards pack: error: unrecognized arguments: --overwrit3. Did you"),
+        (["pack", "photos", "set", "--sample-per-shrd=5"], "Did you mean '--samples-per-shard'?"),
+        (["info", "set", "--cache-dri", "x"], "unrecognized arguments: --cache-dri"),
+        (["split", "a", "b", "--fractions", "x=1", "--stratfy"], "Did you mean '--stratify'?"),
+        (["pack", "photos", "set", "more"], "shards pack: error: unrecognized arguments: more."),
+    ],
+)
+def test_a_wrong_name_is_status_2_with_a_suggestion(argv, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+    err = capsys.readouterr().err
+    assert said in err.splitlines()[-1]
+    if "shards pack: " in said:
+        assert "usage: lightning-robust shards pack " in err
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "merge", "robustify"])
+def test_a_server_that_is_not_there_is_left_after_so_many_attempts(command, tmp_path, capsys):
+    more = {"merge": ["--out", "x"], "robustify": [str(tmp_path / "x")]}.get(command, [])
+    cache = str(tmp_path / "cache")
+    url = "http://127.0.0.1:1/a.tar"
+    assert main([command, url, *more, "--cache-dir", cache, "--attempts", "1"]) == 1
+    assert "after 1 try in a row" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [[], ["pack"], ["index"], ["info"]])

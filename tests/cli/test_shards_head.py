@@ -44,6 +44,14 @@ def _drawn(folder, tmp_path, capsys, *options) -> list[int]:
     return [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()[1:-1]]
 
 
+def test_a_dry_run_needs_no_file(folder, capsys):
+    assert main(["head", folder, "-n", "4", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert lines[-1].startswith("Would write ")
+    assert lines[-1].endswith(" pixels.")
+
+
 def test_random_samples_are_reproducible(folder, tmp_path, capsys):
     first = _drawn(folder, tmp_path, capsys, "-n", "6", "--random", "1")
     assert len(set(first)) == 6
@@ -93,11 +101,12 @@ def test_a_damaged_sample_is_listed_and_writes_no_sheet(tmp_path, capsys):
     assert not (tmp_path / "sheet.png").exists()
 
 
-def test_a_wrong_option_is_status_2(folder):
+def test_a_wrong_option_is_status_2(folder, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["head", folder, "--out", "sheet.png", "-n", "0"])
     with pytest.raises(SystemExit, match="2"):
         main(["head", folder])
+    assert "--out FILE is needed, or --dry-run" in capsys.readouterr().err
 
 
 def test_help_shows_an_example(capsys):

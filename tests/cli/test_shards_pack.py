@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import cv2
 import numpy as np
@@ -89,3 +90,62 @@ def test_splits_that_are_taken_for_classes_are_pointed_out(tmp_path, capsys):
         _image(tmp_path / "photos" / split / "0.png")
     assert main(["pack", str(tmp_path / "photos"), str(tmp_path / "shards"), "--dry-run"]) == 0
     assert "train, val" in capsys.readouterr().err
+
+
+def _cut_photos(home):
+    rng = np.random.default_rng(0)
+    for name in ("cat/a", "cat/b", "dog/c"):
+        (home / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(home / "photos" / f"{name}.jpg"), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    cut = home / "photos" / "cat" / "b.jpg"
+    cut.write_bytes(cut.read_bytes()[:700])
+    return str(home / "photos")
+
+
+def test_pack_says_what_decodes_the_images(tmp_path, capsys):
+    photos, target = _cut_photos(tmp_path), tmp_path / "my set"
+    assert main(["pack", photos, str(target)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(f"lightning-robust shards verify '{target}'")
+    assert main(shlex.split(last.partition("lightning-robust shards ")[2])) == 1
+    assert "Check the source, then pack it again." in capsys.readouterr().out
+    assert main(["pack", photos, str(tmp_path / "plain"), "--no-labels"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("/plain --no-labels")
+
+
+@pytest.mark.parametrize("options", [["--check"], ["--check", "--dry-run"], ["--check", "--shuffle-seed", "0"]])
+def test_a_checked_pack_refuses_a_damaged_image(tmp_path, capsys, options):
+    photos = _cut_photos(tmp_path)
+    assert main(["pack", photos, str(tmp_path / "set"), *options]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"'{photos}/cat/b.jpg'" in said
+    assert "Mend it or take it away." in said
+    assert ("in 1 of 3 samples" in said) == ("--dry-run" in options)
+    assert not list((tmp_path / "set").glob("*.tar"))
+    (tmp_path / "photos" / "cat" / "b.jpg").unlink()
+    assert main(["pack", photos, str(tmp_path / "set"), *options]) == 0
+    captured = capsys.readouterr()
+    assert "2 samples" in captured.out
+    assert "verify" not in captured.out
+
+
+def test_what_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatch):
+    _image(tmp_path / "photos" / "train" / "cat" / "0.png")
+    (tmp_path / "list.txt").write_text("path,label\nphotos/train/cat/0.png,cat\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["pack", "photos/trainn", "set"]) == 1
+    assert "There is no 'photos/trainn'. Did you mean 'train'?" in capsys.readouterr().err
+    assert main(["pack", "none/at/all", "set"]) == 1
+    assert "There is no 'none/at/all'. Check the path." in capsys.readouterr().err
+    assert main(["pack", "list.txt", "set"]) == 1
+    assert "'list.txt' is a file whose name does not say what it is. For a list give --format csv" in (
+        capsys.readouterr().err
+    )
+    assert main(["pack", "photos/train", "set", "--classes", "classes.txt"]) == 1
+    assert (
+        "--classes 'classes.txt' cannot be read (No such file or directory). Give a text file with one class name"
+        in (capsys.readouterr().err)
+    )
+    assert not (tmp_path / "set").exists()
+    assert main(["pack", "list.txt", "set", "--format", "csv"]) == 0
+    assert "1 sample in 1 shard," in capsys.readouterr().out

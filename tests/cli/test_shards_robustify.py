@@ -14,7 +14,7 @@ from lightning_robust.shards import Sample, open_index, pack
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -121,6 +121,21 @@ def test_another_number_of_processes_than_was_started(source, tmp_path, capsys, 
     assert main(["robustify", source, str(tmp_path / "out"), "--devices", "2"]) == 1
     assert "--devices and --num-nodes do not fit what was started. " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_result_is_refused_before_processes_are_started(source, tmp_path, capsys, monkeypatch):
+    def trainer(**_):
+        raise AssertionError
+
+    monkeypatch.setattr(robustify_trainer.pl, "Trainer", trainer)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "robustify.json").write_text("{}")
+    command = ["robustify", source, str(tmp_path / "out"), "--devices", "2"]
+    assert main(command) == 1
+    assert "holds a finished set" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")  # it is the first process that says so
+    with pytest.raises(AssertionError):
+        main(command)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

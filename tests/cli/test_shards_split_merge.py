@@ -26,11 +26,11 @@ def test_split_and_merge(home, capsys):
     assert main([*split, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "Would write 16 samples to 2 shards: parts/train-000000.tar" in out
-    assert "Would write 4 samples to 1 shards: parts/val-000000.tar" in out
+    assert "Would write 4 samples to 1 shard: parts/val-000000.tar" in out
     assert "class    1 dog: 2" in out
     assert _tree(home) == before
     assert main(split) == 0
-    assert "val:\n4 samples in 1 shards" in capsys.readouterr().out
+    assert "val:\n4 samples in 1 shard," in capsys.readouterr().out
     assert open_index("parts/train-*.tar").counts.tolist() == [10, 6]
     assert main([*split, "--dry-run"]) == 1
     assert "--overwrite" in capsys.readouterr().err
@@ -42,10 +42,10 @@ def test_split_and_merge(home, capsys):
     assert main([*merge, "--rename-keys", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "parts: 16 samples, keys parts/..." in out
-    assert "Would write 36 samples to 1 shards: both/shard-000000.tar" in out
+    assert "Would write 36 samples to 1 shard: both/shard-000000.tar" in out
     assert _tree(home) == before
     assert main([*merge, "--rename-keys"]) == 0
-    assert "36 samples in 1 shards" in capsys.readouterr().out
+    assert "36 samples in 1 shard," in capsys.readouterr().out
     assert len(open_index("both")) == 36
 
 

@@ -134,6 +134,14 @@ def test_a_server_that_always_cuts_at_one_place_and_has_no_ranges_is_left(web, g
     assert web.gets["/a.tar"] == 4
 
 
+def test_the_first_failure_is_said_aloud(web, get, caplog):
+    web.faults["/a.tar"] = [503, 503]
+    with caplog.at_level("INFO", module.__name__):
+        get()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert caplog.messages[0] == f"{web.url}/a.tar: the server answers 503 Service Unavailable; trying again."
+
+
 def test_no_server(get, web):
     with pytest.raises(FetchError, match=r"no connection .*after 3 tries"):
         download(open_object("http://127.0.0.1:1/a.tar", QUICK), Path("none"), Expected(), QUICK)

@@ -2,6 +2,7 @@
 
 from lightning_robust.shards.sources.arrays import ArraySamples
 from lightning_robust.shards.sources.base import SampleSource
+from lightning_robust.shards.sources.checked import CheckedSamples
 from lightning_robust.shards.sources.cifar import cifar_binary
 from lightning_robust.shards.sources.csvlist import csv_list
 from lightning_robust.shards.sources.files import FileSamples, image_folder
@@ -12,6 +13,7 @@ from lightning_robust.shards.sources.tinyimagenet import tiny_image_net
 
 __all__ = [
     "ArraySamples",
+    "CheckedSamples",
     "FileSamples",
     "SampleSource",
     "cifar_binary",
