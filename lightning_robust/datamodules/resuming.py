@@ -6,6 +6,8 @@ import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightning_utilities.core.rank_zero import rank_zero_info
+
 from lightning_robust.datamodules.tasks import LoaderPlan
 from lightning_robust.errors import InputError
 
@@ -111,5 +113,9 @@ def _recount(trainer: Any, loader: ShardLoader) -> None:
     progress, most = trainer.fit_loop.epoch_loop.batch_progress, trainer.num_training_batches
     # a limit of the Trainer counts batches too: an epoch that was not at its end gets one more
     now = most if progress.is_last_batch else min(change.now, most - 1)
+    rank_zero_info(
+        f"The run goes on with another global batch size: {change.before} batches that were done count as {now} of "
+        f"{most}."
+    )
     for name in ("ready", "started", "processed", "completed"):
         setattr(progress.current, name, getattr(progress.current, name) + now - change.before)
