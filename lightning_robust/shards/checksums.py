@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning_robust.errors import ShardError
 from lightning_robust.shards.index import ShardIndex
 from lightning_robust.shards.indexfile import read_checksums
+from lightning_robust.shards.scan import open_shard
 from lightning_robust.shards.urls import is_url
 
 _NAMES = {"sha256": "SHA-256", "md5": "MD5"}
@@ -51,11 +52,11 @@ def check_checksums(index: ShardIndex, *, progress: bool = False) -> int:
 
 
 def checksum_of(path: Path, method: str = "sha256") -> str:
-    """Checksum of a file, as hexadecimal digits; MD5, which other tools list, finds damage but no ill will."""
-    with path.open("rb") as file:
+    """Checksum of a shard, as hexadecimal digits; MD5, which other tools list, finds damage but no ill will."""
+    with open_shard(str(path)) as file:
         return hashlib.file_digest(file, lambda: hashlib.new(method, usedforsecurity=False)).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+    """SHA-256 of a shard, as hexadecimal digits."""
     return checksum_of(path)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lightning_robust.errors import ShardError
-from lightning_robust.shards.members import MEMBER_DTYPE, MemberTable, all_sought, members_not_sought, no_members
+from lightning_robust.shards.members import (
+    MEMBER_DTYPE,
+    FoundMembers,
+    MemberTable,
+    all_sought,
+    members_not_sought,
+    no_members,
+    none_found,
+)
 from lightning_robust.shards.scan import SAMPLE_DTYPE, SampleTable
-
-REBUILD = "Run `lightning-robust shards index --rebuild`."
+from lightning_robust.shards.tablefile import load_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class FolderIndex:
     """The index of the shards of one folder, by file name.
 
     ``members`` has, by extension, the places of the members beside image and label, row by row as ``table``, or the
-    file that holds them; it is None for an index that was made without looking for them.
+    file that holds them, or None where no sample has such a member. An extension that it lacks was not looked for in
+    every shard; it is None as a whole for an index that was made without looking.
     """
 
     folder: str
@@ -41,7 +46,7 @@ class FolderIndex:
     table_file: str | None = None
     classes: tuple[str, ...] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
-    members: dict[str, MemberTable | str] | None = None
+    members: dict[str, MemberTable | str | None] | None = None
     _loaded: dict[str, MemberTable] = field(default_factory=dict, init=False, repr=False)
 
     def row_of(self, name: str) -> int | None:
@@ -55,21 +60,30 @@ class FolderIndex:
             raise KeyError(name)
         return self.table[row : row + self.shards[name].count]
 
-    def member_table(self, extension: str) -> MemberTable:
+    @property
+    def mapped_members(self) -> list[str]:
+        """Extensions of the members whose places are at hand without reading a file."""
+        return [
+            name for name, held in (self.members or {}).items() if not isinstance(held, str) or name in self._loaded
+        ]
+
+    def member_table(self, extension: str, *, checked_bytes: int = 0) -> MemberTable:
         """Places of the members with an extension that ``members`` has."""
         held = (self.members or {})[extension]
+        if held is None:
+            return no_members(len(self.table))
         if not isinstance(held, str):
             return held
         if extension not in self._loaded:
-            self._loaded[extension] = load_rows(held, len(self.table), MEMBER_DTYPE)
+            self._loaded[extension] = load_rows(held, len(self.table), MEMBER_DTYPE, checked_bytes=checked_bytes)
         return self._loaded[extension]
 
     def member_rows(self, extension: str, name: str) -> MemberTable:
         """Places of the members with an extension in a shard whose samples are listed."""
         row, count = self.row_of(name), self.shards[name].count
-        if self.members is None or row is None:
+        if row is None or extension not in (self.members or {}):
             return members_not_sought(count)
-        return self.member_table(extension)[row : row + count] if extension in self.members else no_members(count)
+        return self.member_table(extension)[row : row + count]
 
     def has_sought(self, extensions: Collection[str], names: list[str]) -> bool:
         """Tell whether it is known which samples of these shards have members with these extensions."""
@@ -89,7 +103,7 @@ class FolderIndex:
         *,
         sizes: dict[str, int],
         extra: dict[str, dict[str, Any]] | None = None,
-        members: dict[str, dict[str, MemberTable]] | None = None,
+        members: dict[str, FoundMembers] | None = None,
     ) -> FolderIndex:
         """Add shards, or replace what was known of them, keeping the others."""
         merged = {name: self.rows(name) for name, entry in self.shards.items() if entry.row is not None} | tables
@@ -109,8 +123,8 @@ class FolderIndex:
         return replace(self, shards={name: entry for name, entry in self.shards.items() if name not in names})
 
     def _merged_members(
-        self, counts: dict[str, int], replaced: Collection[str], new: dict[str, dict[str, MemberTable]] | None
-    ) -> dict[str, MemberTable | str] | None:
+        self, counts: dict[str, int], replaced: Collection[str], new: dict[str, FoundMembers] | None
+    ) -> dict[str, MemberTable | str | None] | None:
         if self.members is None and new is None:
             return None
 
@@ -119,35 +133,21 @@ class FolderIndex:
                 return self.member_rows(extension, name)
             if new is None:
                 return members_not_sought(counts[name])
-            return new[name].get(extension, no_members(counts[name]))
+            return new[name].table(extension, counts[name])
 
-        extensions = {*(self.members or {}), *(extension for found in (new or {}).values() for extension in found)}
-        merged = {
-            extension: np.concatenate([*(part(extension, name) for name in counts), no_members(0)])
-            for extension in sorted(extensions)
-        }
-        return {extension: table for extension, table in merged.items() if table["offset"].any()}
+        extensions: set[str] = set().union(*(found.sought for found in (new or {}).values()))
+        if counts.keys() - replaced:
+            extensions |= set(self.members or {})
+        merged: dict[str, MemberTable | str | None] = {}
+        for extension in sorted(extensions):
+            table = np.concatenate([*(part(extension, name) for name in counts), no_members(0)])
+            if none_found(table):
+                merged[extension] = None
+            elif (table["offset"] >= 0).any():
+                merged[extension] = table
+        return merged
 
 
 def empty_index(folder: str) -> FolderIndex:
     """Make the index of a folder of which nothing is known."""
     return FolderIndex(folder, {}, np.empty(0, SAMPLE_DTYPE))
-
-
-def load_table(path: str, rows: int) -> SampleTable:
-    """Map a table of samples and check that it has the expected number of rows."""
-    return load_rows(path, rows, SAMPLE_DTYPE)
-
-
-def load_rows(path: str, rows: int, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Map a file of the index and check that it has the expected number of rows."""
-    try:
-        table: npt.NDArray[np.void] = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
-    # numpy has Python parse the header, which raises what it likes on damaged text
-    except (OSError, ValueError, TypeError, OverflowError, SyntaxError, TokenError, RecursionError) as error:
-        raise ShardError(f"The samples file {path!r} of the index cannot be read: {error}. {REBUILD}") from error
-    if table.dtype != dtype or table.shape != (rows,):
-        raise ShardError(
-            f"The samples file {path!r} holds {table.dtype} {table.shape}, expected {dtype} ({rows},). {REBUILD}"
-        )
-    return table

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.cache import RemoteSet, RemoteShard
-from lightning_robust.shards.folderindex import load_rows, load_table
 from lightning_robust.shards.members import MEMBER_DTYPE, MemberTable
-from lightning_robust.shards.scan import SampleTable
+from lightning_robust.shards.scan import SAMPLE_DTYPE, SampleTable
+from lightning_robust.shards.tablefile import load_rows, pieces_of
 from lightning_robust.shards.tar import member_before
 from lightning_robust.shards.urls import base_name, is_url, shown
 
@@ -87,7 +87,8 @@ class ShardIndex:
             for path, count, size in zip(self.paths, self.counts, self.sizes, strict=True)
         ]
         found = hashlib.sha256(json.dumps(rows).encode())
-        found.update(np.ascontiguousarray(self.table).tobytes())
+        for piece in pieces_of(self.table):
+            found.update(piece)
         return found.hexdigest()
 
     @property
@@ -278,7 +279,7 @@ def _restore(
         counts,
         sizes,
         classes,
-        load_table(table, rows) if isinstance(table, str) else table,
+        load_rows(table, rows, SAMPLE_DTYPE) if isinstance(table, str) else table,
         has_labels,
         table if isinstance(table, str) else None,
         remote,

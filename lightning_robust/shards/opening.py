@@ -23,6 +23,7 @@ from lightning_robust.shards.scan import Fields
 from lightning_robust.shards.urls import base_name, folder_of, is_url, shown
 
 _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_SHARDS_ONLY = Fields((), None)
 _REBUILD = "run `lightning-robust shards index --rebuild`"
 
 logger = logging.getLogger(__name__)
@@ -83,12 +84,10 @@ def open_index(
         if len(names) < len(shards_in):
             raise InputError(f"Two shards in {folder!r} have one file name; only their queries differ. Rename one.")
         places[folder] = place = RemoteFolder(folder, urls, fields, cache) if is_url(folder) else LocalFolder(folder)
-        known[folder] = read_folder_index(place.home, fields)
         asked = _Asked(place, names, patterns, fields, wanted, progress=progress, rebuild=rebuild)
-        _bring_members(place, known[folder], wanted)
+        known[folder] = _read(asked, wanted)
         if rebuild or not _covers(known[folder], asked):
-            _bring_members(place, known[folder], known[folder].members or ())
-            known[folder] = _build(asked, write=write)
+            known[folder] = _build(asked, _read(asked, None), write=write)
     index = _assemble(paths, known, wanted, has_labels=label_key is not None)
     sources = tuple(places[_folder(path)].source(base_name(path), known[_folder(path)]) for path in paths)
     return index if not any(sources) else replace(index, remote=RemoteSet(cache, sources))
@@ -111,11 +110,15 @@ class _Asked:
     rebuild: bool
 
 
-def _bring_members(place: Place, known: FolderIndex, extensions: Collection[str]) -> None:
-    for extension in extensions:
-        held = (known.members or {}).get(extension)
-        if isinstance(held, str):
-            place.bring(held)
+def _read(asked: _Asked, members: Collection[str] | None) -> FolderIndex:
+    home = asked.place.home
+    try:
+        return read_folder_index(home, asked.fields, members=members, bring=asked.place.bring)
+    except ShardError:
+        if not asked.rebuild:
+            raise
+    # arrays that cannot be read are made anew
+    return read_folder_index(home, _SHARDS_ONLY)
 
 
 def _covers(known: FolderIndex, asked: _Asked) -> bool:
@@ -137,33 +140,33 @@ def _covers(known: FolderIndex, asked: _Asked) -> bool:
     return listed_all and (not asked.members or known.has_sought(asked.members, asked.names))
 
 
-def _build(asked: _Asked, *, write: bool) -> FolderIndex:
+def _build(asked: _Asked, known: FolderIndex, *, write: bool) -> FolderIndex:
     if not write:
-        return _scan(asked)
+        return _scan(asked, known)
     home = asked.place.home
     try:
         with index_lock(home):
-            known = read_folder_index(home, asked.fields)
+            known = _read(asked, ())
             if not asked.rebuild and _covers(known, asked):  # another process was here first
                 return known
-            return write_folder_index(_scan(asked), asked.fields)
+            return write_folder_index(_scan(asked, known), asked.fields)
     except OSError as error:
         if isinstance(error, ShardError) or error.errno not in _CANNOT_WRITE:
             raise
         logger.info("Folder %r cannot be written to (%s); the index of its shards is held in memory.", home, error)
-        return _scan(asked)
+        return _scan(asked, known)
 
 
-def _scan(asked: _Asked) -> FolderIndex:
+def _scan(asked: _Asked, known: FolderIndex) -> FolderIndex:
     from tqdm import tqdm
 
     place, names = asked.place, asked.names
-    known = read_folder_index(place.home, asked.fields)
     if asked.rebuild:
         known = known.without({*names, *place.lost(known, names, asked.patterns)})
     seen: dict[str, str] = {}
     tables, sizes, extra, members = {}, {}, {}, {}
-    others = MemberPlaces(asked.members)
+    # what was asked for before is looked for too, or else two who ask in turn would scan at every turn
+    others = MemberPlaces(asked.members if asked.rebuild else {*asked.members, *(known.members or ())})
     found = place.find(names, known, refresh=asked.rebuild)
     for shard in tqdm(found, total=len(names), desc="Indexing", unit=" shards", disable=not asked.progress):
         name = shard.name
@@ -212,7 +215,9 @@ def _assemble(
 
 
 def _check_members(places: dict[str, MemberTable], folders: dict[str, FolderIndex], paths: list[str]) -> None:
-    held = sorted({extension for folder in folders.values() for extension in folder.members or {}})
+    held = sorted(
+        {name for folder in folders.values() for name, held in (folder.members or {}).items() if held is not None}
+    )
     for extension, table in places.items():
         if not (table["offset"] > 0).any():
             others = [f".{name}" for name in held if name not in places]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.remote import RemoteOptions, is_pattern, list_store
-from lightning_robust.shards.urls import WEB, is_url, scheme_of, shown
+from lightning_robust.shards.urls import WEB, is_url, name_beside, scheme_of, shown
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -102,8 +102,6 @@ def _expand_url(pattern: str, remote: RemoteOptions) -> list[str]:
 
 def _published(folder: str, remote: RemoteOptions) -> list[str]:
     """Shards of a folder on a web server, by the index beside them."""
-    import json
-
     from lightning_robust.shards.cache import ShardCache
     from lightning_robust.shards.places import published_index
 
@@ -113,5 +111,5 @@ def _published(folder: str, remote: RemoteOptions) -> list[str]:
             f"{shown(folder)!r} has no index.json, and a web server has no list of its files: name the shards "
             "(s-{000..099}.tar), or put the index beside them (`lightning-robust shards index`, then upload it too)."
         )
-    names = [entry["url"].removeprefix(folder).removeprefix("./") for entry in json.loads(index)["shardlist"]]
+    names = [name_beside(folder, url) for url in index.document.urls]
     return [folder + name for name in sorted(names, key=natural_key)]

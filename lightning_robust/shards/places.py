@@ -16,17 +16,12 @@ from lightning_robust.shards.cache import RemoteShard, ShardCache
 from lightning_robust.shards.checksums import sha256_of
 from lightning_robust.shards.download import persist
 from lightning_robust.shards.folderindex import FolderIndex, ShardEntry
-from lightning_robust.shards.indexfile import (
-    INDEX_NAME,
-    KIND,
-    file_beside,
-    hash_named,
-    index_lock,
-    replace_file,
-)
+from lightning_robust.shards.indexdocument import KIND, IndexDocument, parse_index
+from lightning_robust.shards.indexfile import INDEX_NAME, index_lock, replace_file
 from lightning_robust.shards.members import MEMBER_DTYPE, MemberPlaces
 from lightning_robust.shards.remote import MissingError, ObjectInfo, open_object
 from lightning_robust.shards.scan import SAMPLE_DTYPE, Fields, SampleTable, scan_shard
+from lightning_robust.shards.tablefile import hash_named
 from lightning_robust.shards.urls import base_name, is_url, name_beside, shown
 
 _MOST_INDEX_BYTES = 1 << 30
@@ -43,6 +38,13 @@ class Found(NamedTuple):
     path: str
     extra: dict[str, Any] | None
     source: RemoteShard | None
+
+
+class PublishedIndex(NamedTuple):
+    """The ``index.json`` of a remote folder: its bytes, and what they say."""
+
+    data: bytes
+    document: IndexDocument
 
 
 class Place(Protocol):
@@ -125,7 +127,8 @@ class RemoteFolder:
         self._url, self._urls, self._cache = url, urls, cache
         published = published_index(url, cache)
         self._published = published is not None
-        state = [url, fields.image_keys, fields.label_key, published and hashlib.sha256(published).hexdigest()]
+        digest = None if published is None else hashlib.sha256(published.data).hexdigest()
+        state = [url, fields.image_keys, fields.label_key, digest]
         home = cache.index_folder(hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32])
         home.mkdir(exist_ok=True)
         self.home = str(home)
@@ -184,10 +187,13 @@ class RemoteFolder:
 
     def bring(self, file: str) -> None:
         """Fetch a file that the published index names, unless it is in the cache."""
+        if Path(file).is_file():
+            return
         with index_lock(self.home):
             if not Path(file).is_file():
-                document = json.loads((Path(self.home) / INDEX_NAME).read_bytes())
-                self._fetch_part(Path(file), _samples_listed(document) * MEMBER_DTYPE.itemsize)
+                path = Path(self.home) / INDEX_NAME
+                document = parse_index(path.read_bytes(), str(path))
+                self._fetch_part(Path(file), document.rows * MEMBER_DTYPE.itemsize)
 
     def _stat(self, names: list[str]) -> dict[str, ObjectInfo]:
         options = self._cache.options
@@ -198,12 +204,11 @@ class RemoteFolder:
         with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:
             return dict(zip(names, pool.map(ask, names), strict=True))
 
-    def _keep(self, home: Path, published: bytes) -> None:
-        document = json.loads(published)
-        if "samples_file" in document:
-            name = Path(file_beside(self._url, document["samples_file"])).name
-            self._fetch_part(home / name, _samples_listed(document) * SAMPLE_DTYPE.itemsize)
-        replace_file(home / INDEX_NAME, published)
+    def _keep(self, home: Path, published: PublishedIndex) -> None:
+        document = published.document
+        if document.samples_file is not None:
+            self._fetch_part(home / document.samples_file, document.rows * SAMPLE_DTYPE.itemsize)
+        replace_file(home / INDEX_NAME, published.data)
 
     def _fetch_part(self, path: Path, size: int) -> None:
         url = self._url + path.name
@@ -216,11 +221,7 @@ class RemoteFolder:
             )
 
 
-def _samples_listed(document: dict[str, Any]) -> int:
-    return sum(entry["nsamples"] for entry in document["shardlist"] if isinstance(entry.get("nsamples"), int))
-
-
-def published_index(url: str, cache: ShardCache) -> bytes | None:
+def published_index(url: str, cache: ShardCache) -> PublishedIndex | None:
     """Fetch the ``index.json`` of a remote folder.
 
     Args:
@@ -228,27 +229,33 @@ def published_index(url: str, cache: ShardCache) -> bytes | None:
         cache: how it is fetched.
 
     Returns:
-        The file, or None if there is none that says of shards.
+        The index, or None if there is none that says of shards.
 
     Raises:
-        ShardError: it lists shards outside the folder, or the store does not answer.
+        ShardError: it is damaged or lists shards outside the folder, or the store does not answer.
     """
     try:
         data = cache.fetch_bytes(url + INDEX_NAME, most=_MOST_INDEX_BYTES)
     except MissingError:
         # S3 refuses what does not exist where listing is not allowed, so a refusal says no more than that
         return None
-    try:
-        document = json.loads(data)
-        listed = document["shardlist"] if document["__kind__"] == KIND else None
-    except (ValueError, KeyError, TypeError):
-        listed = None
-    if not isinstance(listed, list):
+    listed = _shards_listed(data)
+    if listed is None:
         logger.warning("%s is not a shard index of kind %s, and is left aside.", shown(url + INDEX_NAME), KIND)
         return None
     for entry in listed:
         name_beside(url, entry.get("url") if isinstance(entry, dict) else None)
-    return data
+    return PublishedIndex(data, parse_index(data, shown(url + INDEX_NAME)))
+
+
+def _shards_listed(data: bytes) -> list[Any] | None:
+    """The list of shards, if there is one: a server may answer with a page of its own in place of a file."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    listed = document.get("shardlist") if isinstance(document, dict) and document.get("__kind__") == KIND else None
+    return listed if isinstance(listed, list) else None
 
 
 def listed_checksum(entry: ShardEntry) -> tuple[str, str] | None:

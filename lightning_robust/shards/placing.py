@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def place_shards(home: Path, new: NewShards, write: Callable[[Path, tuple[str, .
         aside = Path(tempfile.mkdtemp(prefix=".pack-", dir=home))
         try:
             write(aside, known.classes)
-            tables, described = _read_back(aside, new.fields)
+            tables, described = _read_back(aside, new.fields, known.members or ())
             write_folder_index(known.with_shards(tables, **described), new.fields)
             for written in tables:
                 (aside / written).replace(home / written)
@@ -123,12 +123,12 @@ def place_shards(home: Path, new: NewShards, write: Callable[[Path, tuple[str, .
     return [home / written for written in tables]
 
 
-def _read_back(folder: Path, fields: Fields) -> tuple[dict[str, SampleTable], dict[str, Any]]:
+def _read_back(folder: Path, fields: Fields, members: Collection[str]) -> tuple[dict[str, SampleTable], dict[str, Any]]:
     """Index what was written from the files themselves, so that the writer is checked by the reader."""
     tables: dict[str, SampleTable] = {}
     described: dict[str, Any] = {"sizes": {}, "extra": {}, "members": {}}
     seen: dict[str, str] = {}
-    others = MemberPlaces()
+    others = MemberPlaces(members)
     for path in sorted(folder.glob("*.tar")):
         tables[path.name] = scan_shard(str(path), fields, seen=seen, others=others)
         described["sizes"][path.name] = path.stat().st_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,8 @@ def sharpening_of(index: ShardIndex) -> dict[str, Any] | None:
         if not is_url(folder):
             marks.append(read_folder_index(folder, Fields((), None)).extra.get(MARK))
         elif index.remote is not None:
-            marks.append(json.loads(published_index(folder, index.remote.cache) or b"{}").get(MARK))
+            published = published_index(folder, index.remote.cache)
+            marks.append(None if published is None else published.document.extra.get(MARK))
     if any(mark != marks[0] for mark in marks):
         raise InputError("The folders of these shards were not sharpened alike: they are not one set.")
     return marks[0]

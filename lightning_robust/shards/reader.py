@@ -49,10 +49,12 @@ class SampleReader:
         for position, (shard, offset, size) in enumerate(
             zip(shards.tolist(), offsets.tolist(), sizes.tolist(), strict=True)
         ):
-            if not (offset > 0 and 0 < size <= self.max_bytes):
+            total = int(self.index.sizes[shard])
+            if not (offset > 0 and 0 < size <= self.max_bytes and offset + size <= total):
                 raise ShardError(
                     f"The index places {self.index.describe(int(ids[position]))} at byte {offset} with {size} bytes; "
-                    f"expected 1 to {self.max_bytes} bytes. Run `lightning-robust shards index --rebuild`."
+                    f"expected 1 to {self.max_bytes} bytes that end within the {total} of the shard. Run "
+                    "`lightning-robust shards index --rebuild`."
                 )
             data = os.pread(self._descriptor(shard), size, offset)
             if len(data) != size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,7 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str], others: Membe
             others.add(len(rows), sample, image, fields.label_key)
         rows.append((image.offset, image.size, label_of(file.fileno(), path, key, sample, fields)))
 
-    with Path(path).open("rb") as file:
+    with open_shard(path) as file:
         for member in walk_tar(path):
             parts = split_name(member.name)
             if parts is None:
@@ -80,6 +81,20 @@ def scan_shard(path: str, fields: Fields, *, seen: dict[str, str], others: Membe
             raise ShardError(f"Shard {path!r} ({Path(path).stat().st_size} bytes) holds no samples.")
         finish(current)
     return np.array(rows, dtype=SAMPLE_DTYPE)
+
+
+def open_shard(path: str) -> io.BufferedReader:
+    """Open a shard for reading.
+
+    Raises:
+        ShardError: it is missing, or may not be read.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb")
+    except FileNotFoundError:
+        raise ShardError(f"Shard {path!r} is missing. Check the path, or fetch the shard again.") from None
+    except OSError as error:
+        raise ShardError(f"Shard {path!r} cannot be opened: {error.strerror}.") from error
 
 
 def split_name(name: str) -> tuple[str, str] | None:

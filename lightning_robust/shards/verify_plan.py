@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def _add_folder(
         raise
     except ShardError as error:
         plan.faults.append(Fault(_named(folder), None, str(error)))
-    known = empty_index(folder) if place is None else _read_index(place.home, folder, fields, plan)
+    known = empty_index(folder) if place is None else _read_index(place, folder, fields, plan)
     if place is not None:
         for name in place.lost(known, list(members), patterns):
             plan.miss(place.named(name), f"the index lists it with {known.shards[name].count} samples.")
@@ -143,23 +144,35 @@ def _add_folder(
     return known
 
 
-def _read_index(home: str, folder: str, fields: Fields, plan: VerifyPlan) -> FolderIndex:
-    try:
-        return read_folder_index(home, fields)
-    except ShardError as error:
-        plan.faults.append(Fault(_named(folder), None, str(error)))
-    try:
-        return read_folder_index(home, _SHARDS_ONLY)
-    except ShardError:
-        return empty_index(home)
+def _read_index(place: Place, folder: str, fields: Fields, plan: VerifyPlan) -> FolderIndex:
+    """Read as much of the index as can be read; what cannot is a fault, told once."""
+    said: set[str] = set()
+    for wanted, members, checked in (
+        (fields, None, sys.maxsize),
+        (fields, None, 0),
+        (fields, (), 0),
+        (_SHARDS_ONLY, (), 0),
+    ):
+        try:
+            return read_folder_index(place.home, wanted, members=members, bring=place.bring, checked_bytes=checked)
+        except FetchError:
+            raise
+        except ShardError as error:
+            if str(error) not in said:
+                said.add(str(error))
+                plan.faults.append(Fault(_named(folder), None, str(error)))
+    return empty_index(place.home)
 
 
 def _listed(known: FolderIndex, name: str) -> Listed | None:
     entry = known.shards.get(name)
     if entry is None:
         return None
-    rows = None if entry.row is None else known.rows(name)
-    return Listed(entry.count, entry.size, listed_checksum(entry), rows)
+    rows, members = None, {}
+    if entry.row is not None:
+        rows = known.rows(name)
+        members = {extension: known.member_rows(extension, name) for extension in known.mapped_members}
+    return Listed(entry.count, entry.size, listed_checksum(entry), rows, members)
 
 
 def _named(path: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_robust.shards.cache import RemoteShard, ShardCache
+from lightning_robust.shards.members import MemberTable
 from lightning_robust.shards.scan import Fields, SampleTable
 
 DIGEST_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8")])
@@ -32,12 +33,21 @@ class Fault:
 
 @dataclass(frozen=True)
 class Listed:
-    """What the index says of a shard; None for what it does not say."""
+    """What the index says of a shard; None for what it does not say.
+
+    Attributes:
+        count: samples.
+        size: bytes.
+        checksum: name of the hash and its digits.
+        rows: where images lie, and labels.
+        members: by extension, where further members lie.
+    """
 
     count: int
     size: int | None
     checksum: tuple[str, str] | None
     rows: SampleTable | None
+    members: dict[str, MemberTable] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_robust.errors import ShardError
 from lightning_robust.shards.annotations import check_annotation
@@ -20,8 +21,9 @@ from lightning_robust.shards.cache import RemoteShard, ShardCache
 from lightning_robust.shards.checksums import checksum_of
 from lightning_robust.shards.decode import decode_image
 from lightning_robust.shards.download import persist
+from lightning_robust.shards.members import MemberTable, is_sought, no_members
 from lightning_robust.shards.remote import open_object
-from lightning_robust.shards.scan import SAMPLE_DTYPE, SampleTable, image_of, label_of, split_name
+from lightning_robust.shards.scan import SAMPLE_DTYPE, SampleTable, image_of, label_of, open_shard, split_name
 from lightning_robust.shards.tar import Member, walk_tar
 from lightning_robust.shards.verify_records import DIGEST_DTYPE, Fault, ShardFindings, ShardTask
 
@@ -36,20 +38,20 @@ def verify_shard(task: ShardTask) -> ShardFindings:
         The faults, and what is needed to compare the shard with the others of its set.
     """
     check = _ShardCheck(task)
+    path = task.path
     with ExitStack() as stack:
         try:
-            path = task.path
             if task.cache is not None:
                 source = task.source or _source_now(task.path, task.cache)
                 stack.enter_context(task.cache.pins()).hold([source])
                 path = str(task.cache.fetch(source))
-            with Path(path).open("rb") as file:
+            with open_shard(path) as file:
                 check.read(path, file.fileno())
             check.compare(path)
             if check.cut and task.cache is not None:
                 task.cache.discard(source)
         except OSError as error:
-            check.fault(_without_name(error, task.name))
+            check.fault(_without_name(error, task.name if task.cache else path))
     return check.findings()
 
 
@@ -62,6 +64,7 @@ class _ShardCheck:
     keys: list[str] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     rows: list[tuple[int, int, int]] = field(default_factory=list)
+    members: list[dict[str, Member]] = field(default_factory=list)
     histogram: Counter[int] = field(default_factory=Counter)
 
     def fault(self, what: str, key: str | None = None) -> None:
@@ -96,6 +99,8 @@ class _ShardCheck:
             self.fault(f"holds {len(self.keys)} samples{until}; the index says {listed.count}.")
         elif listed.rows is not None:
             self._compare_rows(listed.rows)
+            for extension, places in listed.members.items():
+                self._compare_members(extension, places)
         if listed.checksum is not None and same_size:
             method, digits = listed.checksum
             self.compared = True
@@ -139,6 +144,7 @@ class _ShardCheck:
         self._others(descriptor, key, members, offset)
         self.images.append(digest)
         self.rows.append((offset, size, -2 if label is None else label))
+        self.members.append(members)
 
     def _label(self, path: str, descriptor: int, key: str, members: dict[str, Member]) -> int | None:
         try:
@@ -179,14 +185,25 @@ class _ShardCheck:
         found = np.array(self.rows, dtype=SAMPLE_DTYPE)
         moved = (found["size"] > 0) & ((found["offset"] != listed["offset"]) | (found["size"] != listed["size"]))
         relabeled = (found["label"] != -2) & (found["label"] != listed["label"])
-        for wrong, what in (
-            (moved, "the index places the image elsewhere"),
-            (relabeled, "the index has another label"),
-        ):
-            if wrong.any():
-                first = int(np.argmax(wrong))
-                more = f" (so for {int(wrong.sum())} samples of this shard)" if wrong.sum() > 1 else ""
-                self.fault(f"{what}{more}. Run `lightning-robust shards index --rebuild`.", self.keys[first])
+        self._misplaced(moved, "the index places the image elsewhere")
+        self._misplaced(relabeled, "the index has another label")
+
+    def _compare_members(self, extension: str, listed: MemberTable) -> None:
+        found = no_members(len(self.members))
+        own = np.zeros(len(found), dtype=bool)
+        for row, (members, image) in enumerate(zip(self.members, self.rows, strict=True)):
+            if (member := members.get(extension)) is not None:
+                found[row] = member.offset, member.size
+                own[row] = member.offset == image[0] or extension == self.task.fields.label_key
+        # image and label are among them only where they were asked for by their extension
+        expected = is_sought(listed) & ~(own & (listed["offset"] == 0))
+        self._misplaced(expected & (found != listed), f"the index places the member '.{extension}' elsewhere")
+
+    def _misplaced(self, wrong: npt.NDArray[np.bool_], what: str) -> None:
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            more = f" (so for {int(wrong.sum())} samples of this shard)" if wrong.sum() > 1 else ""
+            self.fault(f"{what}{more}. Run `lightning-robust shards index --rebuild`.", self.keys[first])
 
 
 def _source_now(url: str, cache: ShardCache) -> RemoteShard:

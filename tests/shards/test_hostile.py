@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_robust.errors import RobustError
+from lightning_robust.errors import RobustError, ShardError
 from lightning_robust.shards import Sample, SampleReader, merge_shards, open_index, pack, split_shards, verify_shards
 from lightning_robust.shards.contact_sheet import contact_sheet
 
@@ -67,26 +68,193 @@ def test_no_name_of_a_shard_is_run(tmp_path, monkeypatch, shards):
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("healthy")
-    image = np.zeros((2, 2, 3), np.uint8)
-    pack([Sample(f"{i}", image, i % 2) for i in range(5)], folder, samples_per_shard=2, classes=["x", "y"])
+    samples = [
+        Sample(
+            f"{i}",
+            np.full((2, 2, 3), 50 * i, np.uint8),
+            i % 2,
+            extra={"seg.png": np.full((2, 2), i, np.uint8), "boxes.json": {"number": i}},
+        )
+        for i in range(5)
+    ]
+    pack(samples, folder, samples_per_shard=2, classes=["x", "y"])
     return folder
 
 
-@settings(max_examples=100, deadline=None)
+def _read_all(folder):
+    index = open_index(folder, members=["seg.png"], write=False)
+    with SampleReader(index) as reader:
+        masks = [reader.read_member("seg.png", sample) for sample in range(len(index))]
+        return reader.read(list(range(len(index)))), masks, index.labels.tolist()
+
+
+def _assert_refused_or_harmless(healthy, folder):
+    report = verify_shards(folder)
+    try:
+        found = _read_all(folder)
+    except RobustError:
+        return
+    assert found == _read_all(healthy)
+    assert report.samples == 5
+
+
+_TOKENS = st.builds(
+    lambda token, times: token * times,
+    st.sampled_from([b"[", b'{"a":', b"9", b"-", b'"', b"\0", b"\xff", b" "]),
+    st.sampled_from([1, 30, 5_000, 200_000]),
+)
+
+
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_damaged_index_is_refused_or_harmless(healthy, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged") / "set"
     shutil.copytree(healthy, folder)
-    name = data.draw(st.sampled_from(["index.json", json.loads((folder / "index.json").read_text())["samples_file"]]))
-    content = bytearray((folder / name).read_bytes())
+    file = data.draw(st.sampled_from([folder / "index.json", *sorted(folder.glob("*.npy"))]), label="file")
+    content = bytearray(file.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
-    (folder / name).write_bytes(bytes(content))
-    try:
-        index = open_index(folder, write=False)
-        with SampleReader(index) as reader:
-            found = reader.read(list(range(len(index))))
-    except RobustError:
-        return
-    assert len(found) == len(index) == 5
+        place = data.draw(st.integers(0, len(content)))
+        gone = data.draw(st.integers(0, 8) | st.integers(0, len(content)))
+        content[place : place + gone] = data.draw(st.binary(max_size=8) | st.binary(max_size=500) | _TOKENS)
+    file.write_bytes(bytes(content))
+    _assert_refused_or_harmless(healthy, folder)
+
+
+class _Twice(dict):
+    """Writes one of its keys twice, with two values."""
+
+    def __init__(self, items, key, value):
+        super().__init__(items)
+        self.key, self.value = key, value
+
+    def items(self):
+        again = [(self.key, self.value)] if self.key in self else []
+        return [*super().items(), *again]
+
+
+# no number that could be right in another place
+_VALUES = st.sampled_from(
+    [
+        None,
+        True,
+        False,
+        -1,
+        77,
+        2**63,
+        10**30,
+        0.5,
+        float("inf"),
+        "",
+        "x",
+        "../x.npy",
+        "a\0.npy",
+        [],
+        {},
+        [[]],
+        {"a": 1},
+    ]
+)
+
+
+def _places(value):
+    """Every place in a JSON document: a list or dict, and a position or key in it."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from _places(value[key])
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_an_index_of_other_types_is_refused_or_harmless(healthy, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("changed") / "set"
+    shutil.copytree(healthy, folder)
+    root = [json.loads((folder / "index.json").read_text())]
+    for _ in range(data.draw(st.integers(1, 3))):
+        places = list(_places(root))
+        inside, key = places[data.draw(st.integers(0, len(places) - 1))] if places else (root, None)
+        change = data.draw(st.sampled_from(["replace", "delete", "repeat", "duplicate"]))
+        if change == "replace" and places:
+            inside[key] = data.draw(_VALUES)
+        elif change == "delete" and inside is not root:
+            del inside[key]
+        elif change == "repeat" and isinstance(inside, list) and inside is not root:
+            inside.insert(key, inside[key])
+        elif change == "duplicate" and places and isinstance(inside[key], dict) and inside[key]:
+            again = data.draw(st.sampled_from(sorted(inside[key])))
+            inside[key] = _Twice(inside[key], again, data.draw(_VALUES))
+    (folder / "index.json").write_text(json.dumps(root[0], indent=1))
+    _assert_refused_or_harmless(healthy, folder)
+
+
+def _edited(**changes):
+    return lambda document: json.dumps(document | changes).encode()
+
+
+def _of_first(**changes):
+    return lambda document: json.dumps(
+        document | {"shardlist": [document["shardlist"][0] | changes, *document["shardlist"][1:]]}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda _: b"[" * 200_000, "nested too deep"),
+        (lambda _: b'{"a":' * 200_000, "nested too deep"),
+        (lambda _: b'{"a": ' + b"1" * 5000 + b"}", "ValueError: Exceeds the limit"),
+        (_edited(classes=5), "its classes are 5"),
+        (_edited(classes={"a": 1}), "its classes are {'a': 1}"),
+        (_edited(classes=[1, 2]), r"its classes are \[1, 2\]"),
+        (_edited(classes=[]), "the set names 0 classes"),
+        (_edited(members={"seg.png": "a\0.npy"}), "must be a .npy file beside it"),
+        (_edited(samples_file=None), "must be a .npy file beside it"),
+        (_of_first(nsamples=10**30), "of the shard 'shard-000000.tar' it says {'nsamples': 1000"),
+        (_of_first(nsamples=True), "it says {'nsamples': True"),
+        (_of_first(row=0.0), "'row': 0.0"),
+        (_of_first(filesize=None), "'filesize': None"),
+        (_of_first(url=None), "the url of a shard is None"),
+        (_of_first(url="shard-000001.tar"), "lists the shard 'shard-000001.tar' twice"),
+    ],
+)
+def test_a_hostile_index_is_a_sentence(healthy, tmp_path, edit, said):
+    folder = shutil.copytree(healthy, tmp_path / "set")
+    document = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_bytes(edit(document))
+    with pytest.raises(ShardError, match=said):
+        open_index(folder)
+    assert not verify_shards(folder).ok
+
+
+def test_a_table_whose_bytes_changed_is_refused_and_made_anew_when_asked(healthy, tmp_path):
+    folder = shutil.copytree(healthy, tmp_path / "set")
+    file = folder / json.loads((folder / "index.json").read_text())["samples_file"]
+    table = np.load(file)
+    table["label"][3] = 0  # a label like any other
+    np.save(file, table)
+    with pytest.raises(ShardError, match=r"holds other bytes than its name says.*--rebuild"):
+        open_index(folder)
+    assert open_index(folder, rebuild=True).labels.tolist() == [0, 1, 0, 1, 0]
+    assert _read_all(folder) == _read_all(healthy)
+
+
+@pytest.mark.parametrize("kind", ["index", "members"])
+@pytest.mark.parametrize("link", [True, False])
+def test_files_that_an_index_names_must_be_regular(healthy, tmp_path, kind, link):
+    folder = shutil.copytree(healthy, tmp_path / "set")
+    document = json.loads((folder / "index.json").read_text())
+    file = folder / (document["samples_file"] if kind == "index" else document["members"]["seg.png"])
+    elsewhere = file.rename(tmp_path / file.name)
+    file.symlink_to(elsewhere) if link else os.mkfifo(file)
+    with pytest.raises(ShardError, match="it is a symbolic link" if link else "it is no regular file"):
+        open_index(folder, members=["seg.png"])
+    assert open_index(folder, members=["seg.png"], rebuild=True).labels.tolist() == [0, 1, 0, 1, 0]
+    assert all(path.is_file() and not path.is_symlink() for path in folder.glob("*.npy"))
+
+
+def test_a_shard_may_be_a_link(healthy, tmp_path):
+    folder = shutil.copytree(healthy, tmp_path / "set")
+    for shard in folder.glob("*.tar"):
+        shard.symlink_to(shard.rename(tmp_path / f"blob-{shard.name}"))
+    assert _read_all(folder) == _read_all(healthy)
+    assert verify_shards(folder).ok

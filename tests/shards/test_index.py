@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_robust.errors import InputError
-from lightning_robust.shards import SampleReader, open_index, pack
+from lightning_robust.shards import SampleReader, open_index, pack, tablefile
+from lightning_robust.shards.scan import SAMPLE_DTYPE
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 
@@ -47,6 +53,22 @@ def test_views_differ_in_their_fingerprint(whole):
     views = [whole, whole.with_labels([0]), whole.with_labels([1]), whole.with_labels([1], renumber=True)]
     assert len({view.fingerprint for view in views}) == 4
     assert whole.select(range(64)).fingerprint == whole.fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_whole_table_and_holds_little_of_it(whole, monkeypatch):
+    rows = [
+        [Path(path).name, int(n), int(size)]
+        for path, n, size in zip(whole.paths, whole.counts, whole.sizes, strict=True)
+    ]
+    expected = hashlib.sha256(json.dumps(rows).encode() + whole.table.tobytes()).hexdigest()
+    monkeypatch.setattr(tablefile, "_ROWS_AT_ONCE", 10)
+    assert whole.fingerprint == expected
+    monkeypatch.undo()
+    large = replace(whole, table=np.zeros(1_000_000, SAMPLE_DTYPE), classes=None, counts=whole.counts * 0 + 1_000_000)
+    tracemalloc.start()
+    large.fingerprint  # noqa: B018
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_labels_are_kept_or_numbered_anew(whole):

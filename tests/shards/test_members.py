@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import pickle
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,11 +18,16 @@ from lightning_robust.shards import (
     Sample,
     SampleReader,
     Sharpening,
+    folderindex,
+    indexdocument,
+    indexfile,
     merge_shards,
     open_index,
     pack,
+    places,
     robustify,
     split_shards,
+    tablefile,
     verify_shards,
 )
 from lightning_robust.shards.annotations import decode_mask
@@ -140,6 +146,83 @@ def test_sets_in_several_folders(folder, tmp_path):
     _assert_masks(pickle.loads(pickle.dumps(index)), [*range(20), *range(50, 55)])
 
 
+def _scanned(monkeypatch):
+    """Names of the shards that are scanned from now on."""
+    names = []
+    scan = places.scan_shard
+    monkeypatch.setattr(
+        places, "scan_shard", lambda path, *a, **k: (names.append(Path(path).name), scan(path, *a, **k))[1]
+    )
+    return names
+
+
+def test_what_no_sample_has_is_sought_once(folder, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    pack(_samples(5, 50, extra={}), other)
+    scanned = _scanned(monkeypatch)
+    for extension in ("seg.png", "depth.bin"):
+        if extension == "depth.bin":
+            pack(_samples(1, 90, extra={extension: b"x"}), folder, name="deep")
+        for expected in (["shard-000000.tar"], []):
+            open_index([folder / "deep-*.tar" if "bin" in extension else folder, other], members=[extension])
+            assert [name for name in scanned if "deep" not in name] == expected
+            scanned.clear()
+    assert json.loads((other / "index.json").read_text())["members"] == {"depth.bin": None, "seg.png": None}
+    with pytest.raises(InputError, match="have nothing that"):
+        open_index(other, members=["seg.png"])
+    # what is packed beside them later is looked through, whatever was known before
+    pack(_samples(2, 60), other, name="late")
+    assert len(_read(open_index(other / "late-*.tar", members=["seg.png"]), "seg.png")) == 2
+    assert not scanned
+
+
+def test_members_packed_after_others_were_asked_for(tmp_path):
+    pack(_samples(2, extra={"depth.bin": b"a"}), tmp_path, name="a")
+    open_index(tmp_path / "a-*.tar", members=["depth.bin"])
+    pack(_samples(2, 10, extra={"depth.bin": b"b"}), tmp_path, name="b")
+    assert _read(open_index(tmp_path / "b-*.tar", members=["depth.bin"]), "depth.bin") == [b"b"] * 2
+
+
+def test_members_asked_for_in_one_of_two_sets_only(tmp_path):
+    for name in ("a", "b"):
+        pack(_samples(2, 10 * (name == "b"), extra={"depth.bin": name.encode()}), tmp_path, name=name)
+    open_index(tmp_path / "a-*.tar", members=["depth.bin"])
+    assert _read(open_index(tmp_path / "b-*.tar", members=["depth.bin"]), "depth.bin") == [b"b"] * 2
+
+
+@pytest.mark.parametrize("kind", ["index", "members"])
+def test_a_reader_outruns_another_process_that_indexes(folder, monkeypatch, kind):
+    load, others, busy = tablefile.load_rows, ["v", "w"], []
+
+    def late(path, *arguments, **options):
+        if not busy and others and Path(path).name.startswith(kind):
+            busy.append(path)
+            pack(_samples(3, 100 * len(others)), folder, name=others.pop())  # takes the file away
+            assert not Path(busy.pop()).exists()
+        return load(path, *arguments, **options)
+
+    monkeypatch.setattr(indexfile if kind == "index" else folderindex, "load_rows", late)
+    index = open_index(folder / "shard-*.tar", members=["seg.png"])
+    _assert_masks(index, range(20))
+    assert not others
+
+
+def test_an_index_that_changes_without_end_is_given_up(folder, monkeypatch):
+    parsed = []
+
+    def parse(data, where):
+        (folder / "index.json").write_bytes(data + b" ")
+        parsed.append(where)
+        return indexdocument.parse_index(data, where)
+
+    for file in folder.glob("*.npy"):
+        file.unlink()
+    monkeypatch.setattr(indexfile, "parse_index", parse)
+    with pytest.raises(ShardError, match="cannot be read"):
+        open_index(folder)
+    assert len(parsed) == 20
+
+
 def test_parts_of_a_set_carry_their_members(folder):
     index = open_index(folder, members=["seg.png"])
     _assert_masks(index.select([3, 4, 11, 19]), [3, 4, 11, 19])
@@ -234,6 +317,49 @@ def test_verify_finds_members_that_do_not_decode(tmp_path):
     report = verify_shards(tmp_path, workers=1)
     assert [fault.key for fault in report.faults] == ["k1", "k2", "k3"]
     assert [fault.what.split("'")[1] for fault in report.faults] == [".seg.png", ".depth.png", ".a.json"]
+
+
+def _renamed_table(folder, extension, change):
+    """Change a table, under a name without a hash."""
+    document = json.loads((folder / "index.json").read_text())
+    table = np.load(folder / document["members"][extension])
+    change(table)
+    np.save(folder / f"{extension}.npy", table)
+    document["members"][extension] = f"{extension}.npy"
+    (folder / "index.json").write_text(json.dumps(document))
+
+
+def test_verify_compares_the_places_of_members(folder, web, tmp_path):
+    assert verify_shards(folder).ok
+
+    def rotate(table):
+        table[6:12] = np.roll(table[6:12], 1)
+
+    _renamed_table(folder, "seg.png", rotate)
+    (fault,) = verify_shards(folder, workers=1).faults
+    assert (Path(fault.shard).name, fault.key) == ("shard-000001.tar", "k006")
+    assert "places the member '.seg.png' elsewhere (so for 6 samples" in fault.what
+
+    def forget(table):
+        table[0] = 0
+
+    _renamed_table(folder, "tags.json", forget)
+    assert [fault.key for fault in verify_shards(folder).faults] == ["k000", "k006"]
+
+
+def test_verify_compares_members_at_a_url(folder, web, tmp_path):
+    url, remote = web.add_folder(folder, "a"), RemoteOptions(cache_dir=tmp_path / "cache")
+    assert verify_shards(url, remote=remote).ok
+    assert len([path for path in web.gets if "members-" in path]) == 2
+
+
+def test_verify_knows_image_and_label_among_the_members(tmp_path):
+    extra = {"b.png": np.zeros((2, 2), np.uint8)}
+    pack([Sample("a", np.zeros((2, 2, 3), np.uint8), 0, extra=extra)], tmp_path)
+    open_index(tmp_path, members=["cls", "png", "b.png"])
+    assert verify_shards(tmp_path).ok
+    open_index(tmp_path, rebuild=True)
+    assert verify_shards(tmp_path).ok
 
 
 @pytest.mark.parametrize(

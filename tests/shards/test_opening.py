@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_robust.errors import InputError, ShardError
-from lightning_robust.shards import SampleReader, open_index, pack
+from lightning_robust.shards import SampleReader, open_index, pack, verify_shards
+from lightning_robust.shards.checksums import check_checksums
 
 
 @pytest.fixture
@@ -320,6 +321,29 @@ def test_folder_that_cannot_be_written_is_indexed_in_memory(folder, monkeypatch,
         index = open_index(folder)
     assert "held in memory" in caplog.text
     assert len(pickle.loads(pickle.dumps(index))) == 64
+
+
+@pytest.mark.parametrize("name", ["shard-000001.tar", "index.json"])
+def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch, name):
+    opened, read = os.open, Path.read_bytes
+
+    def refuse(path):
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    # tests may run as root, whom no mode of a file stops
+    monkeypatch.setattr(os, "open", lambda path, *rest, **more: (refuse(path), opened(path, *rest, **more))[1])
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (refuse(path), read(path))[1])
+    said = rf"{name}' cannot be (opened|read): Permission denied"
+    if name.endswith(".tar"):
+        with SampleReader(open_index(folder)) as reader, pytest.raises(ShardError, match=said):
+            reader.read([20])
+        with pytest.raises(ShardError, match=said):
+            check_checksums(open_index(folder))
+    with pytest.raises(ShardError, match=said):
+        open_index(folder, rebuild=True)
+    (fault,) = verify_shards(folder).faults
+    assert "Permission denied" in fault.what
 
 
 def test_a_failure_other_than_permission_is_not_hidden(folder, monkeypatch):

@@ -257,13 +257,15 @@ def test_an_index_that_is_damaged_or_stale(folder):
     table = np.load(table_file)
     table["offset"][7:9] += 512
     np.save(table_file, table)
-    ((shard, key, what),) = _faults(verify_shards(folder))
-    assert (shard, key) == ("shard-000001.tar", "07")
+    ((shard, key, damaged), (moved_in, moved, what)) = _faults(verify_shards(folder))
+    assert (shard, key) == ("set", None)
+    assert "holds other bytes than its name says" in damaged
+    assert (moved_in, moved) == ("shard-000001.tar", "07")
     assert "the index places the image elsewhere (so for 2 samples of this shard)" in what
 
     np.save(table_file, table[:4])
     report = verify_shards(folder)
-    ((shard, key, what),) = _faults(report)
+    (_, (shard, key, what)) = _faults(report)
     assert "expected" in what
     assert (report.samples, report.checksums) == (18, 3)  # counts and checksums are in the other file
 
