@@ -135,6 +135,7 @@ def plan_merge(
     for index in indexes:
         check_outside(index, home)
     names = _names(indexes)
+    _check_named(indexes, names)
     classes = _alike(names, [index.classes for index in indexes], _OTHER_CLASSES)
     sharpened = _alike(names, [sharpening_of(index) for index in indexes], _OTHER_SHARPENING)
     new = NewShards((name,), classes, Fields(tuple(image_keys), label_key), sharpened, overwrite)
@@ -143,6 +144,17 @@ def plan_merge(
     if not rename_keys:
         _check_keys(indexes, names, progress=progress)
     return MergePlan(indexes, names, [f"{called}/" if rename_keys else "" for called in names], new)
+
+
+def _check_named(indexes: list[ShardIndex], names: list[str]) -> None:
+    """Check that all sets have class names, or none has."""
+    without = [name for name, index in zip(names, indexes, strict=True) if index.classes is None]
+    if 0 < len(without) < len(names):
+        other = next(name for name in names if name not in without)
+        raise InputError(
+            f"The set {without[0]!r} has no class names, and {other!r} has: whether they number their classes alike "
+            "cannot be told. Pack the one without them again, with the names of the other (pack --classes)."
+        )
 
 
 def _alike(names: list[str], values: list[Value], otherwise: str) -> Value:

@@ -89,10 +89,16 @@ def test_sets_of_one_folder_are_named_by_their_shards(samples, tmp_path):
     assert plan.names == ["cars-train", "cars-val"]
 
 
-@pytest.mark.parametrize("classes", ["abcdf", None])
-def test_other_class_names_are_refused(classes, samples, sets, tmp_path):
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("abcdf", r"sets 'first' and 'other' have other class names.*pack --classes"),
+        (None, r"set 'other' has no class names, and 'first' has.*pack --classes"),
+    ],
+)
+def test_other_class_names_are_refused(classes, said, samples, sets, tmp_path):
     pack(samples[:3], tmp_path / "other", classes=classes)
-    with pytest.raises(InputError, match=r"sets 'first' and 'other' have other class names.*pack --classes"):
+    with pytest.raises(InputError, match=said):
         merge_shards([tmp_path / "first", tmp_path / "other"], tmp_path / "out", rename_keys=True)
 
 
