@@ -57,7 +57,7 @@ class BestEffortLoader:
         label_key: extension of the member that holds the class number; None for shards without labels.
         num_classes: if given, every label must be below it.
         on_error: ``"raise"``, or ``"skip"`` to leave out a training sample that cannot be decoded and count it in
-            :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were left out.
+            :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were left out on this rank.
         options: how workers are run; ``recycle`` has no effect.
         remote: how shards at URLs are read.
 

@@ -58,7 +58,7 @@ class ShardLoader:
         sample_transform: Albumentations transform of (H, W, C) uint8 images, seeded by (seed, epoch, sample id);
             if balanced or mixed, by how often the sample was drawn before in place of the epoch.
         on_error: ``"raise"``, or ``"skip"`` to replace a training sample that cannot be decoded by the next good one
-            and count it in :attr:`skipped`, or a number: as ``"skip"``, until more samples than that were skipped.
+            and count it in :attr:`skipped`, or a number: as ``"skip"``, until this rank skipped more samples than that.
         targets: what batches have in place of the class number, by name: the extension of a member (``"seg.png"``, a
             mask; ``"meta.json"``), or a mapping with ``member``, ``kind`` (``"mask"``, ``"boxes"``, ``"multilabel"``,
             ``"json"``, ``"class"``), ``classes`` and ``ignore``. The index must be opened with these ``members``.

@@ -15,7 +15,8 @@ from lightning_robust.datamodules.loader import ShardLoader
 from lightning_robust.datamodules.options import LoaderOptions, ShardBatch, as_size, checked_transform
 from lightning_robust.datamodules.own_trainer import OwnTrainerDataModule
 from lightning_robust.datamodules.sets import SetName, check_keep_labels, check_unindexed, open_set, sets_of
-from lightning_robust.datamodules.skipped import OnError, log_skipped
+from lightning_robust.datamodules.skip_meeting import SkipMeeting
+from lightning_robust.datamodules.skipped import OnError
 from lightning_robust.datamodules.targets import parse_targets
 from lightning_robust.datamodules.transfer import augment_targets, check_batch_transform, unit_float
 from lightning_robust.errors import InputError
@@ -30,7 +31,7 @@ class ShardDataModule(OwnTrainerDataModule):
     sees every sample exactly once, at any number of ranks and workers, with the same number of batches on each rank.
     A run that was killed goes on at the very sample. Batches are uint8 until they are on the device; there they become
     floats in [0, 1] and, in training, go through ``batch_transform``. The ids of the batch that was transferred last
-    are in :attr:`batch_ids`; training samples that were skipped on this rank are in :attr:`skipped`, with the reason.
+    are in :attr:`batch_ids`; training samples that were skipped, on any rank, are in :attr:`skipped`, with the reason.
     For the sets named in ``unindexed`` none of this is exact: see :class:`BestEffortLoader`.
 
     Args:
@@ -57,7 +58,8 @@ class ShardDataModule(OwnTrainerDataModule):
         label_key: extension of the member that holds the class number; None for shards without labels.
         on_error: what to do with a training sample that does not decode: ``"raise"``, or ``"skip"`` to take the next
             good one instead and count it in :attr:`skipped`, or a number: as ``"skip"``, until more than that were
-            skipped. The loggers get the count as ``data/skipped``. Evaluation always raises.
+            skipped. Several ranks add up what they skipped after every 100 batches and each epoch; one that skips too
+            many by itself ends at once. The loggers get the count as ``data/skipped``. Evaluation always raises.
         loader: how workers are run.
         remote: how shards at URLs are fetched, and where their local copies are.
         keep_labels: classes to keep of a set, ``{"train": [0, 3], "val": [0, 3]}``; sets not named keep all.
@@ -145,7 +147,7 @@ class ShardDataModule(OwnTrainerDataModule):
         check_batch_transform(batch_transform, self._targets)
         self.batch_ids: Tensor | None = None
         self.skipped: dict[Any, str] = {}
-        self._skipped_told = 0
+        self._skip_meeting: SkipMeeting | None = None
         self._indexes: dict[SetName, ShardIndex] = {}
         self._loaders: dict[SetName, ShardLoader | BestEffortLoader] = {}
         self._resume_from: dict[str, Any] | None = None
@@ -191,6 +193,9 @@ class ShardDataModule(OwnTrainerDataModule):
     def setup(self, stage: str) -> None:
         """Open the indexes that a stage needs."""
         self._hide_missing_validation()
+        if self._fitting and self.on_error != "raise":
+            self._skip_meeting = SkipMeeting(self.on_error, self.skipped)
+            self.trainer.callbacks.append(self._skip_meeting)
         for name in self._needed(stage):
             if name not in self.unindexed:
                 self.index(name)
@@ -235,8 +240,6 @@ class ShardDataModule(OwnTrainerDataModule):
             if self.trainer is not None:
                 # the Trainer's own conversion came before, and passes integers by
                 image = self.trainer.precision_plugin.convert_input(image)
-        if batch.training and self.trainer is not None:
-            self._skipped_told = log_skipped(self.trainer, self.skipped, self._skipped_told)
         self.batch_ids = None if batch.ids is None else batch.ids.to(device, non_blocking=True)
         if self.batch_format == "dict":
             named = {"target": target} if self._targets is None else self._targets.named(target)
@@ -271,6 +274,8 @@ class ShardDataModule(OwnTrainerDataModule):
         """Stop the workers."""
         self.__dict__.pop("val_dataloader", None)
         self._resume_from = None
+        if self._skip_meeting is not None and self._skip_meeting in self.trainer.callbacks:
+            self.trainer.callbacks.remove(self._skip_meeting)
         for loader in self._loaders.values():
             loader.close()
 

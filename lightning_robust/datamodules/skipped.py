@@ -66,26 +66,21 @@ class SkippedSamples:
         for reason in fresh.values():
             logger.warning("Skipped, as on_error=%r asks: %s", self._on_error, reason)
         self.reasons.update(fresh)
-        if isinstance(self._on_error, int) and len(self.reasons) > self._on_error:
-            raise ShardError(
-                f"{len(self.reasons)} samples cannot be read and on_error={self._on_error} puts up with "
-                f"{self._on_error}; the last because: {list(self.reasons.values())[-1]} "
-                "`lightning-robust shards verify` lists them all."
-            )
+        check_limit(self.reasons, self._on_error)
 
 
-def log_skipped(trainer: Any, reasons: Mapping[Any, str], told: int) -> int:
-    """Tell the loggers of a Trainer how many samples were skipped on this rank, where there are more than they know of.
+def check_limit(reasons: Mapping[Any, str], on_error: OnError) -> None:
+    """End at the limit.
 
     Args:
-        trainer: the Trainer.
         reasons: by sample, why it was skipped.
-        told: how many the loggers know of.
+        on_error: as :func:`check_on_error` allows it.
 
-    Returns:
-        How many they know of now.
+    Raises:
+        ShardError: if there are more samples than ``on_error`` allows.
     """
-    if len(reasons) != told:
-        for own in trainer.loggers:
-            own.log_metrics({"data/skipped": float(len(reasons))}, step=trainer.global_step)
-    return len(reasons)
+    if isinstance(on_error, int) and len(reasons) > on_error:
+        raise ShardError(
+            f"{len(reasons)} samples cannot be read and on_error={on_error} puts up with {on_error}; the last because: "
+            f"{list(reasons.values())[-1]} `lightning-robust shards verify` lists them all."
+        )
