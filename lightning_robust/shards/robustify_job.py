@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from lightning_robust.errors import InputError
 from lightning_robust.shards.indexfile import index_lock, replace_file
+from lightning_robust.shards.members import FoundMembers
 from lightning_robust.shards.scan import SampleTable
 
 MANIFEST_NAME = "robustify.json"
@@ -46,12 +47,14 @@ class Outcome:
         keys: of the samples, in order.
         measures: a row of :data:`MEASURES` per sample.
         table: where the samples lie in a shard; None for a folder of images.
+        members: where their further members lie; None for a folder of images.
     """
 
     files: list[Written]
     keys: list[str]
     measures: npt.NDArray[np.void]
     table: SampleTable | None = None
+    members: FoundMembers | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ class Record:
     worst: dict[str, tuple[float, str]]
     measures: npt.NDArray[np.void]
     table: SampleTable | None
+    members: FoundMembers | None
 
 
 class Job:
@@ -117,12 +121,18 @@ class Job:
         """Record that a unit is done."""
         home = self._home(unit)
         home.mkdir(parents=True, exist_ok=True)
-        for name, array in (("measures", outcome.measures), ("table", outcome.table)):
+        found = outcome.members
+        extensions = [] if found is None else sorted(found.tables)
+        arrays = {"measures": outcome.measures, "table": outcome.table}
+        arrays |= {f"members-{number}": found.tables[name] for number, name in enumerate(extensions) if found}
+        for name, array in arrays.items():
             if array is not None:
                 buffer = io.BytesIO()
                 np.save(buffer, array, allow_pickle=False)
                 replace_file(home / f"{name}.npy", buffer.getvalue())
         document = {
+            "members": extensions,
+            "sought": None if found is None else [sorted(found.sought), found.complete],
             "files": [dataclasses.astuple(file) for file in outcome.files],
             "samples": len(outcome.measures),
             "worst": _worst(outcome),
@@ -139,12 +149,21 @@ class Job:
         if document is None:
             return None
         home, table = self._home(unit), self._home(unit) / "table.npy"
+        members = None
+        if document["sought"] is not None:
+            tables = {
+                name: np.load(home / f"members-{number}.npy", allow_pickle=False)
+                for number, name in enumerate(document["members"])
+            }
+            sought, complete = document["sought"]
+            members = FoundMembers(tables, frozenset(sought), complete)
         return Record(
             [Written(*entry) for entry in document["files"]],
             document["samples"],
             {name: (value, key) for name, (value, key) in document["worst"].items()},
             np.load(home / "measures.npy", allow_pickle=False),
             np.load(table, allow_pickle=False) if table.exists() else None,
+            members,
         )
 
     def _recorded(self, unit: str) -> dict[str, Any] | None:

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from lightning_robust.errors import InputError
-from lightning_robust.shards.indexfile import INDEX_NAME
+from lightning_robust.shards.index import ShardIndex
+from lightning_robust.shards.indexfile import INDEX_NAME, read_folder_index
 from lightning_robust.shards.opening import open_index
 from lightning_robust.shards.paths import Shards
+from lightning_robust.shards.places import published_index
 from lightning_robust.shards.provenance import MARK, folders_of, sharpening_of
 from lightning_robust.shards.remote import RemoteOptions
 from lightning_robust.shards.robustify_job import already_sharpened, check_no_result
 from lightning_robust.shards.robustify_units import FolderUnit, ShardUnit, Unit
 from lightning_robust.shards.scan import Fields
-from lightning_robust.shards.urls import base_name, is_url, shown
+from lightning_robust.shards.urls import base_name, folder_of, is_url, shown
 
 _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}
 
@@ -92,13 +94,23 @@ def _plan_shards(source: Shards, *, fields: Fields, remote: RemoteOptions, progr
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"Two shards have the name {twice!r}; the result has one folder. Sharpen each set by itself.")
+    members = {folder: _members_known(folder, index, fields) for folder in folders}
     units = []
-    for shard, name in enumerate(names):
+    for shard, (name, path) in enumerate(zip(names, index.paths, strict=True)):
         fetched = index.source(shard)
         origin = None if fetched is None or index.remote is None else (index.remote.cache, fetched)
         rows = np.array(index.table[index.starts[shard] : index.starts[shard + 1]])
-        units.append(ShardUnit(name, index.named(shard), rows, fields, origin))
+        known = members[folder_of(path) if is_url(path) else str(Path(path).parent)]
+        units.append(ShardUnit(name, index.named(shard), rows, fields, origin, known))
     return Plan("shards", units, len(index), index.fingerprint, fields, index.classes)
+
+
+def _members_known(folder: str, index: ShardIndex, fields: Fields) -> tuple[str, ...]:
+    """Extensions of the members whose places the index of a folder tells."""
+    if not is_url(folder):
+        return tuple(read_folder_index(folder, fields).members or ())
+    published = None if index.remote is None else published_index(folder, index.remote.cache)
+    return () if published is None else tuple(published.document.members or ())
 
 
 def _plan_folder(home: Path, destination: Path) -> Plan:

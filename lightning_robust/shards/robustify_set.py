@@ -205,6 +205,7 @@ def _write_index(home: Path, document: dict[str, Any], records: dict[str, Record
         {name: record.table for name, record in records.items() if record.table is not None},
         sizes={name: file.size for name, file in files.items()},
         extra={name: {"sha256": file.sha256} for name, file in files.items()},
+        members={name: record.members for name, record in records.items() if record.members is not None},
     )
     classes = None if document["classes"] is None else tuple(document["classes"])
     marked = {MARK: mark(document["parameters"])}

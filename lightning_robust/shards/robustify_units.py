@@ -16,11 +16,12 @@ import numpy as np
 
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.cache import RemoteShard, ShardCache
+from lightning_robust.shards.members import MemberPlaces
 from lightning_robust.shards.robustify_image import MEASURES, Measures, sharpen_encoded
 from lightning_robust.shards.robustify_job import Outcome, Written, write_synced
 from lightning_robust.shards.robustify_options import EXTENSIONS, Sharpening
 from lightning_robust.shards.robustify_tar import copy_tar
-from lightning_robust.shards.scan import SAMPLE_DTYPE, Fields, SampleTable, split_name
+from lightning_robust.shards.scan import SAMPLE_DTYPE, Fields, SampleTable, scan_shard, split_name
 from lightning_robust.shards.tar import Member, walk_tar
 
 
@@ -52,6 +53,7 @@ class ShardUnit:
         table: what the index says of its samples.
         fields: which member is the image.
         remote: where a shard at a URL comes from.
+        members: extensions of the members whose places the index of the source tells, as that of the result shall.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ShardUnit:
     table: SampleTable
     fields: Fields
     remote: tuple[ShardCache, RemoteShard] | None = None
+    members: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -116,12 +119,15 @@ class ShardUnit:
                 target.flush()
                 os.fsync(target.fileno())
             written = Written(self.name, aside.stat().st_size, digest.hexdigest())
+            # by the reader, whose headers tell where all members went
+            others = MemberPlaces(self.members)
+            scan_shard(str(aside), written_fields(self.fields, options), seen={}, others=others)
             aside.replace(home / self.name)
         finally:
             sharpened.close()
             aside.unlink(missing_ok=True)
         table = np.array(list(zip(begins, sizes, self.table["label"].tolist(), strict=True)), SAMPLE_DTYPE)
-        return Outcome([written], keys, np.array(rows, MEASURES), table)
+        return Outcome([written], keys, np.array(rows, MEASURES), table, others.take(len(table)))
 
     def _images(self, path: str, members: Iterable[Member], wanted: set[int]) -> Iterator[tuple[str, bytes]]:
         with Path(path).open("rb") as file:

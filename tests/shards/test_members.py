@@ -229,7 +229,8 @@ def test_parts_of_a_set_carry_their_members(folder):
     _assert_masks(pickle.loads(pickle.dumps(index.with_labels([1]))), [1, 5, 9, 13, 17])
 
 
-def test_masks_survive_split_merge_and_robustify(folder, tmp_path):
+def test_masks_survive_split_merge_and_robustify(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "scan_shard", None)  # all that is written is indexed by its writer
     parts = split_shards(folder, tmp_path / "parts", {"a": 0.5, "b": 0.5})
     assert all(len(index) for index in parts.values())
     merge_shards([parts["b"].paths[0], parts["a"].paths[0]], tmp_path / "merged", samples_per_shard=7)
@@ -241,6 +242,25 @@ def test_masks_survive_split_merge_and_robustify(folder, tmp_path):
     _assert_masks(index, numbers)
     assert sorted(numbers) == list(range(20)) != numbers
     _assert_masks(open_index(tmp_path / "merged", members=["seg.png"]), numbers)
+
+
+@pytest.mark.parametrize("encode", ["same", "jpeg"])
+def test_robustify_tells_where_all_members_went(folder, tmp_path, encode):
+    extra = {"depth.bin": b"deep", "tags.json": [1], "a.png": np.zeros((6, 8), np.uint8)}
+    pack(_samples(3, 50, extra=extra), folder, name="deep")
+    kinds = ["depth.bin", "seg.png", "tags.json"]
+    open_index(folder, members=kinds)
+    robustify(folder, tmp_path / "out", sharpening=Sharpening(alpha=0.2, encode=encode), workers=1)
+    listed = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert set(listed["members"]) == {*kinds, "a.png"}
+    keys = tuple(listed["fields"]["image"])
+    written = open_index(tmp_path / "out", members=kinds, write=False, image_keys=keys)
+    scanned = open_index(tmp_path / "out", members=kinds, write=False, image_keys=keys, rebuild=True)
+    for kind in kinds:
+        np.testing.assert_array_equal(written.members[kind], scanned.members[kind])
+    assert verify_shards(tmp_path / "out", image_keys=keys).ok
+    old, new = (open_index(where / "deep-*.tar", members=["depth.bin"]) for where in (folder, tmp_path / "out"))
+    assert _read(old, "depth.bin") == _read(new, "depth.bin") == [b"deep"] * 3
 
 
 def test_a_published_index_brings_only_the_members_asked_for(folder, web, tmp_path):
