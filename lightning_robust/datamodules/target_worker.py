@@ -11,7 +11,7 @@ from lightning_robust.datamodules.geometry import Boxes, Pixels, Size, clip_boxe
 from lightning_robust.datamodules.skipped import OnError
 from lightning_robust.datamodules.target_values import Value, decode_target, pack_targets
 from lightning_robust.datamodules.targets import Target, Targets
-from lightning_robust.datamodules.worker import BatchMaker, Made, SampleTransform, Task, checked_pixels
+from lightning_robust.datamodules.worker import BatchMaker, Decoded, SampleTransform, checked_pixels
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards import ShardIndex
 
@@ -128,21 +128,11 @@ class TargetBatchMaker(BatchMaker):
     ) -> None:
         super().__init__(index, seed=seed, image_size=image_size, sample_transform=sample_transform, on_error=on_error)
         self._targets = targets
-        self._decoded: dict[str, Value] = {}
-        self._finished: list[dict[str, Value]] = []
 
-    def _make(self, task: Task) -> Made:
-        self._finished = []
-        made = super()._make(task)
-        return made._replace(targets=pack_targets(self._targets, self._finished))
-
-    def _decode(self, sample: int, payload: bytes) -> Pixels:
-        image = super()._decode(sample, payload)
-        # taken up by _transformed, which comes next
-        self._decoded = {
-            target.name: self._read(target, sample, (image.shape[0], image.shape[1])) for target in self._targets.read
-        }
-        return image
+    def _decode(self, sample: int, payload: bytes) -> Decoded:
+        image = super()._decode(sample, payload).image
+        size = (image.shape[0], image.shape[1])
+        return Decoded(image, {target.name: self._read(target, sample, size) for target in self._targets.read})
 
     def _read(self, target: Target, sample: int, image_size: Size) -> Value:
         data = self._reader.read_member(target.member, sample)
@@ -153,16 +143,18 @@ class TargetBatchMaker(BatchMaker):
             where = f"The member '.{target.member}' of {self._index.describe(sample)}"
             return decode_target(target, data, image_size, where)
 
-    def _transformed(self, image: Pixels, sample: int, in_round: int) -> Pixels:
-        values = self._decoded
+    def _transformed(self, decoded: Decoded, sample: int, in_round: int) -> Decoded:
+        image, values = decoded.image, decoded.targets or {}
         if self._transform is not None:
             seed = self._transform_seed(sample, in_round)
             image, values = transform_sample(self._transform, image, values, self._targets, seed)
         if self._image_size is not None:
             values = self._fitted(values, (image.shape[0], image.shape[1]), self._image_size)
             image = fit_image(image, self._image_size)
-        self._finished.append(values)
-        return image
+        return Decoded(image, values)
+
+    def _gathered(self, targets: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+        return pack_targets(self._targets, [values or {} for values in targets])
 
     def _fitted(self, values: dict[str, Value], image_size: Size, size: Size) -> dict[str, Value]:
         masks = {name: fit_mask(values[name], size) for name in self._targets.of_kind("mask")}

@@ -43,6 +43,13 @@ class Made(NamedTuple):
     targets: dict[str, Any] | None = None
 
 
+class Decoded(NamedTuple):
+    """A sample: its image, uint8 (H, W, C), and by name the targets that were read from members, if any are."""
+
+    image: Pixels
+    targets: dict[str, Any] | None = None
+
+
 def limit_threads(_: int) -> None:
     """Keep a worker process to one thread; the number of workers is the parallelism."""
     # not 1: that shrinks OpenCV's thread pool, and a forked process waits for ever for threads it never had
@@ -106,8 +113,8 @@ class BatchMaker:
 
     def image_shape(self) -> tuple[int, ...]:
         """Shape (H, W, C) of the first image of the set, which all others must have."""
-        image, _ = self._image(0, 0, None, {})
-        return image.shape
+        decoded, _ = self._sample(0, 0, None, {})
+        return decoded.image.shape
 
     def __getitem__(self, task: Task) -> Made | RobustError:
         # torch wraps what a worker raises into a traceback of the worker; our errors are sentences and travel as such
@@ -123,13 +130,14 @@ class BatchMaker:
         else:
             images = self.buffers[task.slot, : len(task.ids)]
         rows = images.numpy()
-        ids, skipped = list(task.ids), dict[int, str]()
+        ids, skipped, targets = list(task.ids), dict[int, str](), []
         for row, payload in enumerate(self._payloads(task.ids)):
-            pixels, ids[row] = self._image(task.ids[row], task.rounds[row], payload, skipped)
-            if pixels.shape != task.shape:
-                raise InputError(self._unequal(ids[row], pixels.shape, task.shape))
-            rows[row] = pixels
-        return Made(images if task.slot is None else task.slot, ids, skipped)
+            decoded, ids[row] = self._sample(task.ids[row], task.rounds[row], payload, skipped)
+            if decoded.image.shape != task.shape:
+                raise InputError(self._unequal(ids[row], decoded.image.shape, task.shape))
+            rows[row] = decoded.image
+            targets.append(decoded.targets)
+        return Made(images if task.slot is None else task.slot, ids, skipped, self._gathered(targets))
 
     def _payloads(self, ids: list[int]) -> list[bytes] | list[None]:
         try:
@@ -141,35 +149,42 @@ class BatchMaker:
                 raise
             return [None] * len(ids)
 
-    def _image(self, sample: int, in_round: int, payload: bytes | None, skipped: dict[int, str]) -> tuple[Pixels, int]:
-        """The image of a sample and its id, or, where it is bad and may be skipped, those of the next good one."""
+    def _sample(
+        self, sample: int, in_round: int, payload: bytes | None, skipped: dict[int, str]
+    ) -> tuple[Decoded, int]:
+        """A sample and its id, or, where it is bad and may be skipped, the next good one."""
         for candidate in range(sample, sample + MOST_SKIPPED_IN_A_ROW):
             candidate %= len(self._index)
             try:
-                image = self._decode(candidate, payload if payload is not None else self._reader.read([candidate])[0])
+                decoded = self._decode(candidate, payload if payload is not None else self._reader.read([candidate])[0])
             except ShardError as error:
                 if self._on_error == "raise" or isinstance(error, FetchError):
                     raise
                 skipped[candidate] = str(error)
                 payload = None
                 continue
-            return self._transformed(image, candidate, in_round), candidate
+            return self._transformed(decoded, candidate, in_round), candidate
         raise ShardError(
             f"{MOST_SKIPPED_IN_A_ROW} samples in a row could not be read from {self._index.describe(sample)} on, "
             f"the first because: {skipped[sample]} Check the shards; on_error='skip' is for single bad samples."
         )
 
-    def _decode(self, sample: int, payload: bytes) -> Pixels:
+    def _decode(self, sample: int, payload: bytes) -> Decoded:
         try:
-            return decode_image(payload, where="")
+            return Decoded(decode_image(payload, where=""))
         except ShardError:
             # naming the member costs a read, so it is done only for the sample that fails
-            return decode_image(payload, where=self._index.describe(sample))
+            return Decoded(decode_image(payload, where=self._index.describe(sample)))
 
-    def _transformed(self, image: Pixels, sample: int, in_round: int) -> Pixels:
+    def _transformed(self, decoded: Decoded, sample: int, in_round: int) -> Decoded:
+        image = decoded.image
         if self._transform is not None:
             image = transform_image(self._transform, image, self._transform_seed(sample, in_round))
-        return image if self._image_size is None else fit_image(image, self._image_size)
+        return Decoded(image if self._image_size is None else fit_image(image, self._image_size))
+
+    def _gathered(self, targets: list[dict[str, Any] | None]) -> dict[str, Any] | None:  # noqa: ARG002
+        """The targets of a batch, from those of its samples."""
+        return None
 
     def _transform_seed(self, sample: int, in_round: int) -> int:
         return int(derive(np.array([sample]), "sample transform", self._seed, in_round)[0]) & ((1 << 63) - 1)

@@ -174,7 +174,7 @@ def test_no_sample_is_put_in_the_place_of_a_bad_one_that_cannot_be_fetched(web, 
     web.files.clear()
     maker = BatchMaker(index, seed=0, image_size=None, sample_transform=None, on_error="skip")
     with pytest.raises(FetchError, match="404"):
-        maker._image(0, 0, b"not an image", {})
+        maker._sample(0, 0, b"not an image", {})
 
 
 def test_a_killed_worker_does_not_lock_the_others_out(web, url, tmp_path):
