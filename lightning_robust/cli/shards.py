@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lightning_robust.cli.suggest import did_you_mean
-from lightning_robust.errors import RobustError
+from lightning_robust.errors import InputError, RobustError
 
 if TYPE_CHECKING:
     from lightning_robust.shards.index import ShardIndex
@@ -181,9 +181,24 @@ def _info(options: argparse.Namespace) -> None:
     print(f"image bytes: smallest {images.min()}, mean {images.mean():.0f}, largest {images.max()}")
     if index.labels is not None:
         print_histogram(index.labels.tolist(), index.classes)
+    _print_provenance(index)
     if options.checksums:
         checked = check_checksums(index, progress=True)
         print(f"SHA-256 of {checked} of {len(index.paths)} shards is that of the index; the others have none there.")
+
+
+def _print_provenance(index: ShardIndex) -> None:
+    from lightning_robust.shards.provenance import members_known, sharpening_of
+
+    if members := members_known(index):
+        print(f"further members: {', '.join(f'.{extension}' for extension in members)}")
+    try:
+        sharpened = sharpening_of(index)
+    except InputError as error:
+        print(f"note: {error}")
+        return
+    if sharpened is not None:
+        print(f"sharpened: {', '.join(f'{name} {value}' for name, value in sharpened.items() if value is not None)}")
 
 
 def open_set(options: argparse.Namespace, *, write: bool, rebuild: bool) -> ShardIndex:

@@ -12,6 +12,8 @@ from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.remote import RemoteOptions, is_pattern, list_store
 from lightning_robust.shards.urls import WEB, is_url, name_beside, scheme_of, shown
 
+_PACK = "`lightning-robust shards pack` makes shards of images"
+
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -78,13 +80,13 @@ def _expand_entry(entry: str, remote: RemoteOptions) -> list[str]:
             continue
         found = sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207 (absolute patterns)
         if not found:
-            raise ShardError(f"No shard matches {entry!r} (looked for {pattern!r}). Check the path.")
+            raise ShardError(f"No shard matches {entry!r} (looked for {pattern!r}). Check the path; {_PACK}.")
         paths.extend(found)
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
         raise ShardError(
             f"Shard {missing[0]!r} is missing ({len(missing)} of the {len(paths)} named by {entry!r}). "
-            "Check the path, or fetch it again; `lightning-robust shards pack` makes shards of images."
+            f"Check the path, or fetch it again; {_PACK}."
         )
     return paths
 

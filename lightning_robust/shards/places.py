@@ -183,7 +183,9 @@ class RemoteFolder:
         except ShardError as error:
             if found.source is not None:
                 self._cache.discard(found.source)
-            raise ShardError(f"{error} (It is the copy of {self.named(found.name)!r}.)") from error
+            folder = "" if found.name.endswith(".tar") else " If this is a folder, end the URL in a slash."
+            said = str(error).replace(repr(found.path), repr(self.named(found.name)))
+            raise ShardError(f"{said}{folder}") from error
 
     def bring(self, file: str) -> None:
         """Fetch a file that the published index names, unless it is in the cache."""

@@ -1,15 +1,16 @@
-"""Where the samples of a new set come from: what must be known of the old one before they are copied."""
+"""What the indexes of a set's folders say of it as a whole: must be known before its samples are copied."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning_robust.errors import InputError
 from lightning_robust.shards.index import ShardIndex
-from lightning_robust.shards.indexfile import read_folder_index
+from lightning_robust.shards.indexdocument import IndexDocument, parse_index
+from lightning_robust.shards.indexfile import INDEX_NAME
 from lightning_robust.shards.places import published_index
-from lightning_robust.shards.scan import Fields
 from lightning_robust.shards.urls import folder_of, is_url
 
 # key of the index of a set that was sharpened
@@ -38,13 +39,23 @@ def sharpening_of(index: ShardIndex) -> dict[str, Any] | None:
     Raises:
         InputError: they disagree.
     """
-    marks: list[dict[str, Any] | None] = []
-    for folder in folders_of(index):
-        if not is_url(folder):
-            marks.append(read_folder_index(folder, Fields((), None)).extra.get(MARK))
-        elif index.remote is not None:
-            published = published_index(folder, index.remote.cache)
-            marks.append(None if published is None else published.document.extra.get(MARK))
+    marks = [None if document is None else document.extra.get(MARK) for document in _documents(index)]
     if any(mark != marks[0] for mark in marks):
         raise InputError("The folders of these shards were not sharpened alike: they are not one set.")
     return marks[0]
+
+
+def members_known(index: ShardIndex) -> list[str]:
+    """Extensions of the members besides image and label that the indexes of the folders of a set know of, sorted."""
+    known = [(document and document.members) or {} for document in _documents(index)]
+    return sorted({extension for members in known for extension, file in members.items() if file is not None})
+
+
+def _documents(index: ShardIndex) -> Iterator[IndexDocument | None]:
+    for folder in folders_of(index):
+        if not is_url(folder):
+            path = Path(folder) / INDEX_NAME
+            yield parse_index(path.read_bytes(), str(path)) if path.is_file() else None
+        elif index.remote is not None:
+            published = published_index(folder, index.remote.cache)
+            yield None if published is None else published.document

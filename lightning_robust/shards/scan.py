@@ -128,7 +128,10 @@ def label_of(descriptor: int, path: str, key: str, sample: Mapping[str, Member],
     label = sample.get(fields.label_key)
     if label is None:
         lacks = _lacks(path, key, "a label", (fields.label_key,), sample)
-        raise ShardError(f"{lacks} A set without labels is read with label_key=None (--no-labels).")
+        raise ShardError(
+            f"{lacks} A set without labels is read with label_key=None (shards: --no-labels; fit: "
+            "--data.label_key null)."
+        )
     text = os.pread(descriptor, min(label.size, _MAX_LABEL_BYTES), label.offset).strip()
     if label.size > _MAX_LABEL_BYTES or not text.isdigit() or len(text) > 18:
         raise ShardError(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_robust.cli.shards import main
-from lightning_robust.shards import open_index
+from lightning_robust.shards import Sample, open_index, pack
 
 
 @pytest.fixture
@@ -96,9 +96,34 @@ def test_unlabeled_shards(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(image)
     subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "a.tar", "a.png"], check=True)
     assert main(["info", str(tmp_path / "a.tar")]) == 1
-    assert "--no-labels" in capsys.readouterr().err
+    assert "(shards: --no-labels; fit: --data.label_key null)" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "a.tar"), "--no-labels"]) == 0
     assert "1 sample in 1 shard," in capsys.readouterr().out
+
+
+def test_info_tells_further_members_and_sharpening(tmp_path, capsys):
+    blank = np.zeros((8, 8, 3), np.uint8)
+    extra = {"seg.png": blank[..., 0], "boxes.json": {"boxes": []}}
+    pack([Sample("a", blank, 0, extra=extra), Sample("b", blank, 1)], tmp_path / "set")
+    assert main(["robustify", str(tmp_path / "set"), str(tmp_path / "sharp"), "--alpha", "0.2"]) == 0
+    assert main(["pack", str(_flat(tmp_path)), str(tmp_path / "plain"), "--no-labels"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "set")]) == 0
+    out = capsys.readouterr().out
+    assert "further members: .boxes.json, .seg.png\n" in out
+    assert "sharpened" not in out
+    assert main(["info", str(tmp_path / "sharp")]) == 0
+    assert "sharpened: alpha 0.2, neighbors 4, manifest robustify.json\n" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "plain"), "--no-labels"]) == 0
+    assert "further" not in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "set"), str(tmp_path / "sharp")]) == 0
+    assert "note: The folders of these shards were not sharpened alike" in capsys.readouterr().out
+
+
+def _flat(home):
+    (home / "flat").mkdir()
+    cv2.imwrite(str(home / "flat" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    return home / "flat"
 
 
 @pytest.mark.parametrize(

@@ -180,10 +180,17 @@ def test_what_is_no_shard_does_not_stay_in_the_cache(web, remote, folder):
     web.etags = False  # nothing tells the two apart but their bytes
     sound = (folder / "shard-000003.tar").read_bytes()
     web.files["/a/s.tar"] = b"<html>try later</html>".ljust(len(sound))
-    with pytest.raises(ShardError, match=r"not a tar file.*copy of 'http://127.0.0.1:\d+/a/s\.tar'"):
+    with pytest.raises(ShardError, match=r"^Shard 'http://127.0.0.1:\d+/a/s\.tar' is not a tar file") as error:
         open_index(f"{web.url}/a/s.tar", remote=remote)
+    assert "slash" not in str(error.value)
     web.files["/a/s.tar"] = sound
     assert len(open_index(f"{web.url}/a/s.tar", remote=remote)) == 4
+
+
+def test_a_folder_without_its_slash_is_told(web, remote):
+    web.files["/sets/cars"] = b"<!DOCTYPE HTML><title>Directory listing</title>".ljust(700)
+    with pytest.raises(ShardError, match=r"^Shard 'http://127.0.0.1:\d+/sets/cars' is not.* end the URL in a slash\.$"):
+        open_index(f"{web.url}/sets/cars", remote=remote)
 
 
 def test_missing_shards_and_lists_of_local_and_remote_ones(folder, web, remote, tmp_path, samples):
