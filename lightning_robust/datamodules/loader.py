@@ -211,9 +211,9 @@ class ShardLoader:
         """
         if state.get("fingerprint", self.index.fingerprint) != self.index.fingerprint:
             raise InputError(
-                f"The checkpoint was made on {state.get('data')} and the run reads {self._describe()}: resume on the same "
-                "shards, and the same samples of them, or load the weights alone (load_from_checkpoint) to start anew "
-                "on others."
+                f"The checkpoint was made on {state.get('data')} and the run reads {self._describe()}: resume on the "
+                "same shards, and the same samples of them, or load the weights alone (load_from_checkpoint) to start "
+                "anew on others."
             )
         check_form(state)
         check_order(state, self._plan, any_batch_size=self.any_batch_size)
