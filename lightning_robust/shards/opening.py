@@ -181,6 +181,7 @@ def _scan(asked: _Asked, known: FolderIndex) -> FolderIndex:
                 f"Shard {place.named(name)!r} holds {len(tables[name])} samples; the index says {listed.count}. Fetch "
                 f"it again, or {_REBUILD} if it was replaced on purpose."
             )
+    seen.clear()  # the keys take more memory than all else
     return known.with_shards(tables, sizes=sizes, extra=extra, members=members)
 
 
