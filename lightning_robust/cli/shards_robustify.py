@@ -118,12 +118,15 @@ def _robustify(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace, sharpening: Sharpening) -> dict[str, Any] | None:
-    from lightning_robust.cli.robustify_trainer import predict
-    from lightning_robust.datamodules import Robustification
     from lightning_robust.shards.robustify_job import check_destination
 
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # before the other processes are started, which takes long
+    # before what takes long: Lightning is imported, and the other processes are started
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         check_destination(Path(options.destination).absolute())
+
+    from lightning_robust.cli.robustify_trainer import predict
+    from lightning_robust.datamodules import Robustification
+
     module = Robustification(**_set_of(options), sharpening=sharpening, progress=True)
     return predict(module, devices=options.devices or 1, num_nodes=options.num_nodes or 1)
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.remote import RemoteOptions, is_pattern, list_store
@@ -92,6 +93,8 @@ def _expand_entry(entry: str, remote: RemoteOptions) -> list[str]:
 
 
 def _expand_url(pattern: str, remote: RemoteOptions) -> list[str]:
+    if scheme_of(pattern) in WEB and not urlsplit(pattern).path:
+        raise InputError(f"The URL {shown(pattern)!r} names no file. If this is a folder, end the URL in a slash.")
     if pattern.endswith("/"):
         return _published(pattern, remote)
     if not is_pattern(pattern):

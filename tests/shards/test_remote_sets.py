@@ -191,6 +191,8 @@ def test_a_folder_without_its_slash_is_told(web, remote):
     web.files["/sets/cars"] = b"<!DOCTYPE HTML><title>Directory listing</title>".ljust(700)
     with pytest.raises(ShardError, match=r"^Shard 'http://127.0.0.1:\d+/sets/cars' is not.* end the URL in a slash\.$"):
         open_index(f"{web.url}/sets/cars", remote=remote)
+    with pytest.raises(InputError, match=r"'http://127.0.0.1:\d+' names no file.* end the URL in a slash\.$"):
+        open_index(web.url, remote=remote)
 
 
 def test_missing_shards_and_lists_of_local_and_remote_ones(folder, web, remote, tmp_path, samples):
