@@ -28,7 +28,7 @@ def check_sample_transform(transform: SampleTransform | None, targets: Targets |
     fields = _label_fields(transform, "keypoints") + ([] if names else _label_fields(transform, "bboxes"))
     if fields:
         raise InputError(
-            f"sample_transform asks for label_fields={fields}, of boxes or key points, and no target holds these: leave "
+            f"sample_transform asks for label_fields={fields}, of boxes or key points, which no target holds: leave "
             "bbox_params and keypoint_params out of A.Compose, or give a target of kind 'boxes'."
         )
     if not names:

@@ -321,7 +321,7 @@ def test_a_sample_transform_that_cannot_move_boxes(index, transform):
     [
         (
             {"bbox_params": A.BboxParams(format="pascal_voc", label_fields=["kinds"])},
-            r"label_fields=\['kinds'\] of boxes",
+            r"label_fields=\['kinds'\], of boxes",
         ),
         ({"keypoint_params": A.KeypointParams(format="xy", label_fields=["kinds"])}, "leave bbox_params and keypoint_"),
     ],
