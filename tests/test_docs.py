@@ -73,7 +73,7 @@ def test_commands_exist(page: Path) -> None:
                 command = words[words.index("lightning-robust") + 1]
                 assert command in COMMANDS, f"{line!r} names no command"
                 if command == "shards":
-                    shards._parser().parse_args(words[words.index("shards") + 1 :])  # exits on a wrong option
+                    shards.parse(words[words.index("shards") + 1 :])  # exits on a wrong option
             if "--config" in words[:-1] and not words[words.index("--config") + 1].endswith((".yaml", "NAME")):
                 assert words[words.index("--config") + 1] in config_names(), f"{line!r} names no configuration"
             if words[:1] == ["make"]:

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status: 0, or 1 with one sentence on stderr. A wrong option exits with 2, as argparse does.
     """
-    options = _parse(argv)
+    options = parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of classes may not be of the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -42,7 +42,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the arguments after ``shards``; a wrong one ends the program with status 2 and a suggestion."""
     parser, commands = _parser()
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
         parser.error(f"there is no command {argv[0]!r}.{did_you_mean(argv[0], commands)}")
