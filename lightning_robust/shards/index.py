@@ -18,7 +18,7 @@ from lightning_robust.errors import InputError, ShardError
 from lightning_robust.shards.cache import RemoteSet, RemoteShard
 from lightning_robust.shards.members import MEMBER_DTYPE, MemberTable
 from lightning_robust.shards.scan import SAMPLE_DTYPE, SampleTable
-from lightning_robust.shards.tablefile import load_rows, pieces_of
+from lightning_robust.shards.tablefile import load_rows, pieces_of, slices_of
 from lightning_robust.shards.tar import member_before
 from lightning_robust.shards.urls import base_name, is_url, shown
 
@@ -61,8 +61,9 @@ class ShardIndex:
 
     def __post_init__(self) -> None:
         if self.has_labels and self.classes is not None:
-            worst = int(np.argmax(self.table["label"]))
-            if (label := int(self.table["label"][worst])) >= len(self.classes):
+            label = max(int(rows["label"].max()) for rows in slices_of(self.table))
+            if label >= len(self.classes):
+                worst = int(np.argmax(self.table["label"]))
                 raise ShardError(
                     f"The label of {self.describe(worst)} is {label}; the set names {len(self.classes)} classes, so "
                     f"labels run from 0 to {len(self.classes) - 1}. Pack the samples again with the right classes."

@@ -20,6 +20,7 @@ from lightning_robust.shards.paths import Shards, expand_shards, glob_patterns
 from lightning_robust.shards.places import LocalFolder, Place, RemoteFolder
 from lightning_robust.shards.remote import RemoteOptions
 from lightning_robust.shards.scan import Fields
+from lightning_robust.shards.tablefile import slices_of
 from lightning_robust.shards.urls import base_name, folder_of, is_url, shown
 
 _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -220,7 +221,7 @@ def _check_members(places: dict[str, MemberTable], folders: dict[str, FolderInde
         {name for folder in folders.values() for name, held in (folder.members or {}).items() if held is not None}
     )
     for extension, table in places.items():
-        if not (table["offset"] > 0).any():
+        if not any((rows["offset"] > 0).any() for rows in slices_of(table)):
             others = [f".{name}" for name in held if name not in places]
             first = shown(paths[0]) if is_url(paths[0]) else paths[0]
             raise InputError(

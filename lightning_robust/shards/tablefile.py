@@ -83,10 +83,14 @@ def save_rows(folder: Path, kind: str, table: npt.NDArray[np.void]) -> str:
     return name
 
 
+def slices_of(table: npt.NDArray[np.void]) -> Iterator[npt.NDArray[np.void]]:
+    """A table, a few rows at a time: what is computed of a whole one would take as much memory."""
+    return (table[start : start + _ROWS_AT_ONCE] for start in range(0, len(table), _ROWS_AT_ONCE))
+
+
 def pieces_of(table: npt.NDArray[np.void]) -> Iterator[memoryview]:
     """The bytes of a table, a few rows at a time."""
-    for start in range(0, len(table), _ROWS_AT_ONCE):
-        yield np.ascontiguousarray(table[start : start + _ROWS_AT_ONCE]).view(np.uint8).data
+    return (np.ascontiguousarray(rows).view(np.uint8).data for rows in slices_of(table))
 
 
 def _opened(path: str) -> int:
