@@ -113,9 +113,10 @@ def test_a_damaged_index_is_refused_or_harmless(healthy, tmp_path_factory, data)
     file = data.draw(st.sampled_from([folder / "index.json", *sorted(folder.glob("*.npy"))]), label="file")
     content = bytearray(file.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(0, len(content)))
-        gone = data.draw(st.integers(0, 8) | st.integers(0, len(content)))
-        content[place : place + gone] = data.draw(st.binary(max_size=8) | st.binary(max_size=500) | _TOKENS)
+        place = data.draw(st.just(0) | st.integers(0, len(content)))
+        new = data.draw(st.binary(max_size=8) | st.binary(max_size=500) | _TOKENS)
+        gone = data.draw(st.just(len(new)) | st.integers(0, 8) | st.integers(0, len(content)))
+        content[place : place + gone] = new
     file.write_bytes(bytes(content))
     _assert_refused_or_harmless(healthy, folder)
 
