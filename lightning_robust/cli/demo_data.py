@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 MNIST_SIZES = {"train": 3500, "val": 500, "test": 1000}
 _TEST_SHARE = 0.2
-_SIGNATURES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
 @dataclass(frozen=True)
@@ -211,5 +210,4 @@ class _ShardSamples:
 
         (image,) = self.reader.read([place])
         target = -1 if self.index.labels is None else int(self.index.labels[place])
-        extension = next((name for start, name in _SIGNATURES if image.startswith(start)), "jpg")
-        return Sample(f"{place:08d}", image, target, extension)
+        return Sample(f"{place:08d}", image, target)

@@ -185,7 +185,9 @@ def _info(options: argparse.Namespace) -> None:
     _print_provenance(index)
     if options.checksums:
         checked = check_checksums(index, progress=True)
-        print(f"SHA-256 of {checked} of {len(index.paths)} shards is that of the index; the others have none there.")
+        shards = counted(len(index.paths), "shard")
+        others = "" if checked == len(index.paths) else "; the others have none there"
+        print(f"SHA-256 of {checked} of {shards} is that of the index{others}.")
 
 
 def _print_provenance(index: ShardIndex) -> None:

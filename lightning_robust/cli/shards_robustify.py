@@ -111,7 +111,8 @@ def _robustify(options: argparse.Namespace) -> None:
             **_set_of(options), sharpening=sharpening, workers=options.workers, share=share, progress=True
         )
     if manifest is not None:
-        print(f"{manifest['source']['samples']} images are sharpened in {options.destination} (robustify.json).")
+        images = counted(manifest["source"]["samples"], "sharpened image")
+        print(f"{images} in {options.destination} (robustify.json).")
         _print_statistics(manifest["statistics"])
     elif not under_lightning:
         print(f"Share {share[0]} of {share[1]} is done. When all are, run the same command once with --finish.")

@@ -65,7 +65,7 @@ def _print(report: VerifyReport, most: int) -> None:
     for note in report.notes:
         print(f"note: {note}")
     if report.duplicates:
-        print(f"warning: {report.duplicates} images are the bytes of an earlier one:")
+        print(f"warning: {counted(report.duplicates, 'image')} with the bytes of an earlier one:")
         for pair in report.examples:
             print(f"  {pair.key!r} in {pair.shard} is {pair.first_key!r} in {pair.first_shard}")
     print(f"faults: {len(report.faults)}")

@@ -69,8 +69,8 @@ def check_destination(home: Path, new: NewShards) -> tuple[FolderIndex, set[str]
     for name, old in named.items():
         if old and not new.overwrite:
             raise InputError(
-                f"{str(home)!r} holds {len(old)} shards named {name!r} already. Choose another folder or name, or "
-                "replace them with overwrite=True (--overwrite)."
+                f"{str(home)!r} holds {len(old)} shard{'' if len(old) == 1 else 's'} named {name!r} "
+                "already. Choose another folder or name, or replace them with overwrite=True (--overwrite)."
             )
     going = set().union(*named.values())
     stays = known.without(going)

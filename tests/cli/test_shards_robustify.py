@@ -34,7 +34,7 @@ def test_options_reach_the_manifest(source, tmp_path, capsys):
     more = ["--metadata", "strip", "--measure-every", "2", "--lossless", "--ssim"]
     assert main(["robustify", source, str(tmp_path / "out"), *options, *more]) == 0
     out = capsys.readouterr().out
-    assert "20 images are sharpened" in out
+    assert "20 sharpened images in" in out
     assert "  psnr         mean 30" in out
     assert "worst" in out
     assert "; 10 images" in out  # four of each shard of eight, two of the last

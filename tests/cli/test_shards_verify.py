@@ -44,7 +44,7 @@ def test_a_healthy_set_is_status_0(folder, capsys):
     assert "8 samples in 2 shards, 2 classes" in captured.out
     assert "class    1 näin 名前: 4" in captured.out
     assert "compared: 2 of 2 shards" in captured.out
-    assert "warning: 3 images are the bytes of an earlier one" in captured.out
+    assert "warning: 3 images with the bytes of an earlier one" in captured.out
     assert "'05' in" in captured.out
     assert "faults: 0" in captured.out
     assert "Verifying" in captured.err

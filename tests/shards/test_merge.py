@@ -118,6 +118,6 @@ def test_places_and_names_that_are_refused(sets, tmp_path):
     with pytest.raises(InputError, match="No sets were named"):
         merge_shards([], tmp_path / "out")
     merge_shards(both, tmp_path / "out")
-    with pytest.raises(InputError, match="holds 1 shards named 'shard' already"):
+    with pytest.raises(InputError, match="holds 1 shard named 'shard' already"):
         merge_shards(both, tmp_path / "out")
     assert len(merge_shards(both[:1], tmp_path / "out", overwrite=True)) == 64
