@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -176,14 +177,14 @@ def test_an_index_of_other_types_is_refused_or_harmless(healthy, tmp_path_factor
         inside, key = places[data.draw(st.integers(0, len(places) - 1))] if places else (root, None)
         change = data.draw(st.sampled_from(["replace", "delete", "repeat", "duplicate"]))
         if change == "replace" and places:
-            inside[key] = data.draw(_VALUES)
+            inside[key] = copy.deepcopy(data.draw(_VALUES))
         elif change == "delete" and inside is not root:
             del inside[key]
         elif change == "repeat" and isinstance(inside, list) and inside is not root:
             inside.insert(key, inside[key])
         elif change == "duplicate" and places and isinstance(inside[key], dict) and inside[key]:
             again = data.draw(st.sampled_from(sorted(inside[key])))
-            inside[key] = _Twice(inside[key], again, data.draw(_VALUES))
+            inside[key] = _Twice(inside[key], again, copy.deepcopy(data.draw(_VALUES)))
     (folder / "index.json").write_text(json.dumps(root[0], indent=1))
     _assert_refused_or_harmless(healthy, folder)
 
