@@ -153,6 +153,15 @@ def test_an_index_may_not_name_a_samples_file_elsewhere(folder, web, remote, nam
         open_index(url, remote=remote)
 
 
+@pytest.mark.parametrize("change", [{"classes": 5}, {"members": {"seg.png": "../x.npy"}}, {"members": 3}])
+def test_a_published_index_of_other_types(folder, web, remote, change):
+    url = web.add_folder(folder, "a")
+    _republish(web, **change)
+    for shards in (url, url + "shard-000000.tar"):
+        with pytest.raises(ShardError, match=r"/a/index\.json' "):
+            open_index(shards, remote=remote)
+
+
 def test_a_samples_file_that_is_damaged_or_too_large(folder, web, remote):
     url = web.add_folder(folder, "a")
     (name,) = [path for path in web.files if path.endswith(".npy")]
@@ -166,7 +175,15 @@ def test_a_samples_file_that_is_damaged_or_too_large(folder, web, remote):
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>not found</html>", b"[]", b'{"__kind__": "other"}', b'{"__kind__": "x", "shardlist": []}']
+    "body",
+    [
+        b"<html>not found</html>",
+        b"[]",
+        b"[" * 200_000,
+        b'{"__kind__": "other"}',
+        b'{"__kind__": "x", "shardlist": []}',
+    ],
+    ids=range(5),
 )
 def test_what_is_no_index_is_left_aside_and_said(folder, web, remote, body, caplog):
     url = web.add_folder(folder, "a")
