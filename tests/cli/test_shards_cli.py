@@ -132,7 +132,7 @@ def _flat(home):
         (["pakc", "photos", "set"], "shards: error: there is no command 'pakc'. Did you mean 'pack'?"),
         (["pack", "photos", "set", "--overwrit3"], "shards pack: error: unrecognized arguments: --overwrit3. Did you"),
         (["pack", "photos", "set", "--sample-per-shrd=5"], "Did you mean '--samples-per-shard'?"),
-        (["info", "set", "--cache-dri", "x"], "unrecognized arguments: --cache-dri"),
+        (["info", "set", "--cache-dri", "x"], "unrecognized arguments: --cache-dri x. Did you mean '--cache-dir'?"),
         (["split", "a", "b", "--fractions", "x=1", "--stratfy"], "Did you mean '--stratify'?"),
         (["pack", "photos", "set", "more"], "shards pack: error: unrecognized arguments: more."),
     ],
