@@ -99,7 +99,8 @@ class Targets:
         Raises:
             InputError: it was opened without their members, or without labels.
         """
-        found = replace(self, label_key=None) if self.label_key in index.members else self
+        label_key = index.label_key if index.has_labels else self.label_key
+        found = replace(self, label_key=None if label_key in index.members else label_key)
         if lost := [member for member in found.members if member not in index.members]:
             raise InputError(
                 f"The index does not say where the members {', '.join(f'.{member}' for member in lost)} lie: open it "

@@ -45,6 +45,7 @@ class ShardIndex:
         selection: which samples of the shards these are, in words; empty for all.
         members: by extension, offset and size of a further member of each sample, see :data:`MEMBER_DTYPE`.
         member_files: the files that these are mapped from, if they are.
+        label_key: extension of the member that the labels were read from; None for a set without labels.
     """
 
     paths: tuple[str, ...]
@@ -58,6 +59,7 @@ class ShardIndex:
     selection: str = ""
     members: dict[str, MemberTable] = field(default_factory=dict, repr=False)
     member_files: dict[str, str] = field(default_factory=dict, repr=False)
+    label_key: str | None = "cls"
 
     def __post_init__(self) -> None:
         if self.has_labels and self.classes is not None:
@@ -255,7 +257,7 @@ class ShardIndex:
         table = _held(self.table, self.table_file)
         members = {extension: _held(rows, self.member_files.get(extension)) for extension, rows in self.members.items()}
         shards = (self.paths, self.counts, self.sizes, self.classes, self.has_labels, self.remote, self.selection)
-        return _restore, (*shards, table, members)
+        return _restore, (*shards, table, members, self.label_key)
 
 
 def _held(table: npt.NDArray[np.void], file: str | None) -> npt.NDArray[np.void] | str:
@@ -273,6 +275,7 @@ def _restore(
     selection: str,
     table: SampleTable | str,
     members: dict[str, MemberTable | str],
+    label_key: str | None,
 ) -> ShardIndex:
     rows = int(counts.sum())
     return ShardIndex(
@@ -290,4 +293,5 @@ def _restore(
             for name, held in members.items()
         },
         {name: held for name, held in members.items() if isinstance(held, str)},
+        label_key,
     )

@@ -89,7 +89,7 @@ def open_index(
         known[folder] = _read(asked, wanted)
         if rebuild or not _covers(known[folder], asked):
             known[folder] = _build(asked, _read(asked, None), write=write)
-    index = _assemble(paths, known, wanted, has_labels=label_key is not None)
+    index = _assemble(paths, known, wanted, label_key)
     sources = tuple(places[_folder(path)].source(base_name(path), known[_folder(path)]) for path in paths)
     return index if not any(sources) else replace(index, remote=RemoteSet(cache, sources))
 
@@ -187,7 +187,7 @@ def _scan(asked: _Asked, known: FolderIndex) -> FolderIndex:
 
 
 def _assemble(
-    paths: list[str], folders: dict[str, FolderIndex], members: tuple[str, ...], *, has_labels: bool
+    paths: list[str], folders: dict[str, FolderIndex], members: tuple[str, ...], label_key: str | None
 ) -> ShardIndex:
     named = {folder.classes for folder in folders.values() if folder.classes is not None}
     if len(named) > 1:
@@ -209,10 +209,11 @@ def _assemble(
         sizes=np.array([folder.shards[name].size for folder, name in located], dtype=np.int64),
         classes=named.pop() if named else None,
         table=only.table if whole else np.concatenate([folder.rows(name) for folder, name in located]),
-        has_labels=has_labels,
+        has_labels=label_key is not None,
         table_file=only.table_file if whole else None,
         members=places,
         member_files={extension: file for extension, file in files.items() if isinstance(file, str)},
+        label_key=label_key,
     )
 
 

@@ -230,7 +230,7 @@ def test_two_processes_of_the_command_write_what_one_writes(tmp_path, source, wh
     )
     assert done.returncode == 0, done.stderr
     assert _files(tmp_path / "out") == whole
-    assert done.stdout.count("20 images are sharpened") == 1
+    assert done.stdout.count("20 sharpened images in") == 1
     # nothing but the bar, which one process shows
     lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip()]
     assert lines[-1].startswith("Sharpening: 100%")

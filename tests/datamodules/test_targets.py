@@ -156,7 +156,12 @@ def _two_labels(truth, folder):
 def test_every_class_number_is_that_of_its_member(truth, tmp_path, workers):
     folder = _two_labels(truth, tmp_path)
     targets = {"coarse": "coarse.cls", "fine": "cls"}
-    for label_key, members in [("cls", ["coarse.cls"]), ("cls", ["coarse.cls", "cls"]), (None, ["coarse.cls", "cls"])]:
+    for label_key, members in [
+        ("cls", ["coarse.cls"]),
+        ("cls", ["coarse.cls", "cls"]),
+        (None, ["coarse.cls", "cls"]),
+        ("coarse.cls", ["cls"]),
+    ]:
         index = open_index(folder, label_key=label_key, members=members)
         for batch in ShardLoader(index, batch_size=10, targets=targets, num_workers=workers):
             assert {name: value.dtype for name, value in batch.target.items()} == dict.fromkeys(targets, torch.int64)
@@ -164,6 +169,8 @@ def test_every_class_number_is_that_of_its_member(truth, tmp_path, workers):
             assert batch.target["fine"].tolist() == [i % 10 for i in batch.ids.tolist()]
     with pytest.raises(InputError, match=r"where the members \.coarse\.cls lie: .*members=\['coarse\.cls'\]"):
         ShardLoader(open_index(folder), batch_size=10, targets=targets)
+    with pytest.raises(InputError, match=r"where the members \.cls lie"):
+        ShardLoader(open_index(folder, label_key="coarse.cls"), batch_size=10, targets={"fine": "cls"})
 
 
 @pytest.mark.parametrize("label_key", ["cls", "coarse.cls", None])
