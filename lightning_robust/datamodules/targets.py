@@ -130,8 +130,10 @@ def parse_targets(targets: TargetSettings | Targets | None, label_key: str | Non
     """
     if targets is None or isinstance(targets, Targets):
         return targets
-    if not targets:
-        raise InputError("targets={} names no target: give {'mask': 'seg.png'}, for example, or leave it out.")
+    if not isinstance(targets, Mapping) or not targets:
+        raise InputError(
+            f"targets={targets!r} names no target: give {{'mask': 'seg.png'}}, for example, or leave it out."
+        )
     return Targets(tuple(_parsed(str(name), said) for name, said in targets.items()), label_key)
 
 
@@ -148,6 +150,11 @@ def _parsed(name: str, said: str | Mapping[str, Any]) -> Target:
         raise InputError(
             f"The kind of the target {name!r} cannot be told from '.{member}': give it, "
             f"{{{name}: {{member: {member}, kind: mask}}}}; the kinds are {', '.join(_KINDS)}."
+        )
+    if (kind == "mask") != member.endswith("png") and kind in ("mask", "boxes", "multilabel"):
+        raise InputError(
+            f"The target {name!r} is to be {kind} and its member ends in '.{member.rpartition('.')[2]}': masks are PNG "
+            "members, boxes and multilabel JSON ones."
         )
     return Target(name, kind, member, settings.get("classes"), settings.get("ignore"))
 

@@ -291,6 +291,9 @@ def test_the_augmentation_of_images_is_the_same_with_targets(folder, index):
     ("targets", "said"),
     [
         ({}, "names no target"),
+        ("seg.png", "targets='seg.png' names no target: give {'mask': 'seg.png'}"),
+        ({"m": {"member": "seg.png", "kind": "boxes"}}, "'m' is to be boxes and its member ends in '.png'"),
+        ({"m": {"member": "seg.json", "kind": "mask"}}, "'m' is to be mask and its member ends in '.json'"),
         ({"image": "seg.png"}, "cannot be named 'image'"),
         ({"x": "seg.tif"}, "kind of the target 'x' cannot be told from '.seg.tif'"),
         ({"x": {"kind": "mask"}}, "give the extension of its member"),
