@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_robust.cli.shards import add_command, add_set_options, at_least, open_set
+from lightning_robust.cli.shards_common import add_command, add_set_options, at_least, open_set
 from lightning_robust.errors import InputError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lightning_robust.cli.shards import (
+from lightning_robust.cli.shards_common import (
     add_command,
     add_set_options,
     add_writing_options,

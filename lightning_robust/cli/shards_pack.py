@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_robust.cli.shards import (
+from lightning_robust.cli.shards_common import (
     add_command,
     add_writing_options,
     counted,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_robust.cli.shards import add_command, add_set_options, at_least, counted, remote_options
+from lightning_robust.cli.shards_common import add_command, add_set_options, at_least, counted, remote_options
 from lightning_robust.errors import InputError
 
 if TYPE_CHECKING:

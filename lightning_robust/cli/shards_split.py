@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_robust.cli.shards import (
+from lightning_robust.cli.shards_common import (
     add_command,
     add_set_options,
     add_writing_options,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_robust.cli.shards import (
+from lightning_robust.cli.shards_common import (
     add_command,
     add_set_options,
     at_least,
