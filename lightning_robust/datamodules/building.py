@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_robust.datamodules.best_effort import BestEffortLoader
 from lightning_robust.datamodules.loader import ShardLoader
-from lightning_robust.datamodules.resuming import recount_in
+from lightning_robust.datamodules.recounting import recount_in
 from lightning_robust.datamodules.sets import SetName
 from lightning_robust.datamodules.targets import parse_targets
 
