@@ -94,13 +94,14 @@ class Targets:
         return values[self.all[0].name] if len(self.all) == 1 else values
 
     def of_index(self, index: ShardIndex) -> Targets:
-        """The targets as they are read with an index: from their members, wherever it was opened with these.
+        """The targets as they are read with an index: from their members, but for the class number that it holds.
 
         Raises:
             InputError: it was opened without their members, or without labels.
         """
-        label_key = index.label_key if index.has_labels else self.label_key
-        found = replace(self, label_key=None if label_key in index.members else label_key)
+        # a part of a set may have numbered its classes anew, and its members have not
+        unread = None if self.label_key in index.members else self.label_key
+        found = replace(self, label_key=index.label_key if index.has_labels else unread)
         if lost := [member for member in found.members if member not in index.members]:
             raise InputError(
                 f"The index does not say where the members {', '.join(f'.{member}' for member in lost)} lie: open it "

@@ -147,7 +147,7 @@ def _build(asked: _Asked, known: FolderIndex, *, write: bool) -> FolderIndex:
     home = asked.place.home
     try:
         with index_lock(home):
-            known = _read(asked, ())
+            known = _read(asked, None if asked.rebuild else ())
             if not asked.rebuild and _covers(known, asked):  # another process was here first
                 return known
             return write_folder_index(_scan(asked, known), asked.fields)

@@ -150,7 +150,7 @@ class Job:
             return None
         home, table = self._home(unit), self._home(unit) / "table.npy"
         members = None
-        if document["sought"] is not None:
+        if document.get("sought") is not None:
             tables = {
                 name: np.load(home / f"members-{number}.npy", allow_pickle=False)
                 for number, name in enumerate(document["members"])

@@ -1,8 +1,7 @@
-"""The arrays that an index names: mapped, never unpickled, and never reached through a link."""
+"""The arrays that an index names: mapped, never unpickled, and through a link only with the bytes that are named."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import itertools
@@ -29,19 +28,20 @@ def load_rows(path: str, rows: int, dtype: np.dtype[np.void], *, checked_bytes: 
     """Map a file of the index and check that it has the expected number of rows.
 
     Args:
-        path: the file, a regular one.
+        path: the file, a regular one, or a link to one whose bytes have the hash in its name.
         rows: how many it must hold.
         dtype: of a row.
         checked_bytes: a file of at most so many is compared with the hash in its name, if that has one.
 
     Raises:
-        ShardError: it cannot be read, is a link, or holds something else.
+        ShardError: it cannot be read, or holds something else.
     """
     try:
         with os.fdopen(_opened(path), "rb") as file:
-            if os.fstat(file.fileno()).st_size <= checked_bytes:
+            name, is_link = Path(path).name, Path(path).is_symlink()
+            if is_link or os.fstat(file.fileno()).st_size <= checked_bytes:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if _HASHED.fullmatch(Path(path).name) and not hash_named(Path(path).name, digest):
+                if (is_link or _HASHED.fullmatch(name)) and not hash_named(name, digest):
                     raise ValueError("it holds other bytes than its name says")
                 file.seek(0)
             if np.lib.format.read_magic(file) == (1, 0):
@@ -52,8 +52,7 @@ def load_rows(path: str, rows: int, dtype: np.dtype[np.void], *, checked_bytes: 
                 return np.memmap(file, dtype, "r", file.tell(), (rows,)) if rows else np.empty(0, dtype)
     # numpy has Python parse the header, which raises what it likes on damaged text
     except (OSError, ValueError, TypeError, OverflowError, SyntaxError, TokenError, RecursionError) as error:
-        why = "it is a symbolic link" if isinstance(error, OSError) and error.errno == errno.ELOOP else error
-        raise ShardError(f"The samples file {path!r} of the index cannot be read: {why}. {REBUILD}") from error
+        raise ShardError(f"The samples file {path!r} of the index cannot be read: {error}. {REBUILD}") from error
     raise ShardError(f"The samples file {path!r} holds {found} {shape}, expected {dtype} ({rows},). {REBUILD}")
 
 
@@ -95,7 +94,7 @@ def pieces_of(table: npt.NDArray[np.void]) -> Iterator[memoryview]:
 
 def _opened(path: str) -> int:
     # a pipe in the place of the file must not be waited for
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ValueError("it is no regular file")

@@ -173,6 +173,17 @@ def test_every_class_number_is_that_of_its_member(truth, tmp_path, workers):
         ShardLoader(open_index(folder, label_key="coarse.cls"), batch_size=10, targets={"fine": "cls"})
 
 
+@pytest.mark.parametrize("members", [[], ["cls"]])
+def test_the_class_numbers_of_a_renumbered_part_are_the_new_ones(truth, tmp_path, members):
+    part = open_index(_two_labels(truth, tmp_path), members=members).with_labels([0, 3], renumber=True)
+    (targets,) = {
+        tuple(batch.target.tolist())
+        for batch in ShardLoader(part, batch_size=len(part), purpose="evaluate", targets={"c": "cls"})
+    }
+    assert targets == tuple(part.labels.tolist())
+    assert set(targets) == {0, 1}
+
+
 @pytest.mark.parametrize("label_key", ["cls", "coarse.cls", None])
 def test_a_data_module_knows_the_member_of_its_class_numbers(truth, tmp_path, label_key):
     targets = {"coarse": "coarse.cls", "fine": "cls"}

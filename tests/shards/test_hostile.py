@@ -240,18 +240,37 @@ def test_a_table_whose_bytes_changed_is_refused_and_made_anew_when_asked(healthy
     assert _read_all(folder) == _read_all(healthy)
 
 
+def test_rebuilding_some_shards_replaces_a_damaged_table_of_all(healthy, tmp_path):
+    folder = shutil.copytree(healthy, tmp_path / "set")
+    table = next(folder.glob("members-*.npy"))
+    table.write_bytes(b"x" * 20 + table.read_bytes()[20:])
+    first = min(folder.glob("*.tar"))
+    open_index(str(first), members=["seg.png"], rebuild=True)
+    assert open_index(folder, members=["seg.png"]).labels.tolist() == [0, 1, 0, 1, 0]
+
+
 @pytest.mark.parametrize("kind", ["index", "members"])
 @pytest.mark.parametrize("link", [True, False])
-def test_files_that_an_index_names_must_be_regular(healthy, tmp_path, kind, link):
+def test_files_that_an_index_names_must_be_files_of_its_bytes(healthy, tmp_path, kind, link):
     folder = shutil.copytree(healthy, tmp_path / "set")
     document = json.loads((folder / "index.json").read_text())
     file = folder / (document["samples_file"] if kind == "index" else document["members"]["seg.png"])
     elsewhere = file.rename(tmp_path / file.name)
+    elsewhere.write_bytes(elsewhere.read_bytes()[:-1] + b"\1")
     file.symlink_to(elsewhere) if link else os.mkfifo(file)
-    with pytest.raises(ShardError, match="it is a symbolic link" if link else "it is no regular file"):
+    with pytest.raises(ShardError, match="holds other bytes than its name says" if link else "it is no regular file"):
         open_index(folder, members=["seg.png"])
     assert open_index(folder, members=["seg.png"], rebuild=True).labels.tolist() == [0, 1, 0, 1, 0]
     assert all(path.is_file() and not path.is_symlink() for path in folder.glob("*.npy"))
+
+
+def test_a_folder_of_links_opens(healthy, tmp_path):
+    farm = tmp_path / "farm"
+    farm.mkdir()
+    for file in healthy.iterdir():
+        (farm / file.name).symlink_to(file)
+    assert _read_all(farm) == _read_all(healthy)
+    assert open_index(farm, members=["seg.png"]).labels.tolist() == [0, 1, 0, 1, 0]
 
 
 def test_a_shard_may_be_a_link(healthy, tmp_path):
