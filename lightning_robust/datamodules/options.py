@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ def as_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return size
 
 
-def checked_transform(transform: SampleTransform | None) -> SampleTransform | None:
+def checked_transform(transform: Callable[..., Any] | None) -> SampleTransform | None:
     """Refuse a sample transform whose randomness could not be tied to the sample."""
     if transform is not None and not hasattr(transform, "set_random_seed"):
         raise InputError(

@@ -75,7 +75,7 @@ class Robustification(pl.LightningModule):
         self._units: list[Unit] = []
         self._bar: tqdm[Any] | None = None
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning names it
         """List what is left to do; the ranks look for it together, and agree on it."""
         self._together(lambda _: self._plan())
         # one rank makes the folder: to another, half of what is in it would look like somebody else's
@@ -147,7 +147,7 @@ class Robustification(pl.LightningModule):
     def _together(self, work: Callable[[Callable[[], None]], _Result]) -> list[_Result]:
         try:
             return together(work, self.trainer.world_size)
-        except Exception:
+        except Exception:  # of any kind, and raised again: an open bar would be drawn over its message
             self._close_bar()
             raise
 

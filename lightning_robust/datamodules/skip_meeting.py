@@ -34,16 +34,16 @@ class SkipMeeting(pl.Callback):
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002 - the hook's
+        outputs: Any,  # noqa: ARG002 - the hook's
+        batch: Any,  # noqa: ARG002 - the hook's
         batch_idx: int,
     ) -> None:
         """Meet, if it is time."""
         if trainer.world_size == 1 or (batch_idx + 1) % _BATCHES_BETWEEN == 0:
             self._meet(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - the hook's
         """Meet."""
         self._meet(trainer)
 

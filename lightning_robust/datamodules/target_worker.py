@@ -61,7 +61,7 @@ def transform_sample(
     Raises:
         InputError: if it returns anything but such an image and masks of its size.
     """
-    transform.set_random_seed(seed)  # type: ignore[attr-defined]
+    transform.set_random_seed(seed)
     masks, boxes = targets.of_kind("mask"), targets.of_kind("boxes")
     given: dict[str, Any] = {"image": image}
     if len(masks) == 1:
@@ -70,7 +70,7 @@ def transform_sample(
         given["masks"] = [values[name] for name in masks]
     label_field = ""
     if boxes:
-        label_field = transform.processors["bboxes"].params.label_fields[0]  # type: ignore[attr-defined]
+        label_field = _label_fields(transform, "bboxes")[0]
         given |= {"bboxes": values[boxes[0]].boxes, label_field: values[boxes[0]].labels}
     done = transform(**given)
     image = checked_pixels(done["image"])

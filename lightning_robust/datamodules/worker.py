@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -16,7 +15,18 @@ from lightning_robust.errors import InputError, RobustError, ShardError
 from lightning_robust.seeds import derive
 from lightning_robust.shards import FetchError, SampleReader, ShardIndex, decode_image
 
-SampleTransform: TypeAlias = Callable[..., Any]
+
+class SampleTransform(Protocol):
+    """What Albumentations' transforms have, and a sample transform needs."""
+
+    def __call__(self, *args: Any, **data: Any) -> Any:
+        """Augment what is given by name; returns it by the same names."""
+        ...
+
+    def set_random_seed(self, seed: int) -> Any:
+        """Choose the random numbers of the next call."""
+        ...
+
 
 MOST_SKIPPED_IN_A_ROW = 100
 
@@ -68,7 +78,7 @@ def transform_image(transform: SampleTransform, image: Pixels, seed: int) -> Pix
     Raises:
         InputError: if it returns anything but such an image.
     """
-    transform.set_random_seed(seed)  # type: ignore[attr-defined]
+    transform.set_random_seed(seed)
     return checked_pixels(transform(image=image)["image"])
 
 
@@ -182,7 +192,7 @@ class BatchMaker:
             image = transform_image(self._transform, image, self._transform_seed(sample, in_round))
         return Decoded(image if self._image_size is None else fit_image(image, self._image_size))
 
-    def _gathered(self, targets: list[dict[str, Any] | None]) -> dict[str, Any] | None:  # noqa: ARG002
+    def _gathered(self, targets: list[dict[str, Any] | None]) -> dict[str, Any] | None:  # noqa: ARG002 - see TargetBatchMaker
         """The targets of a batch, from those of its samples."""
         return None
 

@@ -72,7 +72,7 @@ class WorkerPool:
             self._ring = BufferRing(slots, (self._batch_size, *shape))
             self._maker.buffers = self._ring.buffers
         return DataLoader(
-            self._maker,  # type: ignore[arg-type]
+            self._maker,  # type: ignore[arg-type]  # it has what torch uses of a Dataset
             sampler=self._feed,
             batch_size=None,
             collate_fn=_as_it_is,
