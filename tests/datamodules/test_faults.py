@@ -9,6 +9,7 @@ import time
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.nets import MeanColors
 from torch.multiprocessing.spawn import ProcessException
 
 from lightning_robust.datamodules import ShardDataModule, ShardLoader
@@ -17,26 +18,13 @@ from lightning_robust.shards import open_index
 pytestmark = pytest.mark.ddp
 
 
-class Net(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 5)
-
-    def training_step(self, batch):
-        image, target = batch
-        return torch.nn.functional.cross_entropy(self.layer(image.mean((2, 3))), target)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class Killed(Net):
+class Killed(MeanColors):
     def on_train_batch_start(self, batch, batch_idx):
         if self.global_rank == 1 and batch_idx == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Slow(Net):
+class Slow(MeanColors):
     def on_train_batch_start(self, batch, batch_idx):
         end = time.perf_counter() + 0.1 * self.global_rank
         while time.perf_counter() < end:  # as a rank on a busy machine

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
-import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers import CSVLogger
+from support.nets import MeanColors
 from torch.multiprocessing.spawn import ProcessException
 
 from lightning_robust.datamodules import ShardDataModule, ShardLoader, skip_meeting
@@ -33,18 +33,7 @@ def damaged(images, tmp_path):
     return str(folder), sorted(bad)
 
 
-class Net(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 5)
-
-    def training_step(self, batch):
-        image, target = batch
-        return torch.nn.functional.cross_entropy(self.layer(image.mean((2, 3))), target)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
+class Net(MeanColors):
     def on_train_end(self):
         _say(self.trainer.default_root_dir, sorted(self.trainer.datamodule.skipped))
 
